@@ -1,0 +1,1 @@
+"""Pictures and labels: sources, the Manifest, decoding, transforms, loading."""

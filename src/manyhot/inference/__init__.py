@@ -1,0 +1,1 @@
+"""Inference: scores for a Manifest or for image files."""

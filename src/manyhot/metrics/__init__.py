@@ -1,0 +1,1 @@
+"""Measures: ranking, tail accuracy, thresholds. Arrays in, numbers out."""

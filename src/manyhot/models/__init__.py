@@ -1,0 +1,1 @@
+"""Networks: backbones with their geometry, poolings, the classifier, the bundle."""

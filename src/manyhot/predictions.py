@@ -1,0 +1,133 @@
+"""Predictions: one row an image, scores beside labels. What metrics, report and gallery read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from manyhot.atomic import atomic_path, write_text
+from manyhot.errors import UserError
+
+_KEY = "manyhot.predictions"
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Scores of N images for C classes.
+
+    Arguments:
+        ids: N image ids, unique.
+        splits: N split names.
+        scores: float32 [N, C], in 0…1, after the sigmoid or softmax.
+        labels: int8 [N, C]; 1 present, 0 absent, -1 ignored or unknown.
+        classes: C class names.
+        task: "multilabel" or "multiclass".
+        source: where it came from: bundle sha256, label rule, crops and the like, all strings.
+    """
+
+    ids: tuple[str, ...]
+    splits: tuple[str, ...]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int8]
+    classes: tuple[str, ...]
+    task: str = "multilabel"
+    source: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        shape = (len(self.ids), len(self.classes))
+        assert self.scores.shape == shape, (self.scores.shape, shape)
+        assert self.labels.shape == shape, (self.labels.shape, shape)
+        assert len(self.splits) == len(self.ids)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.ids)
+
+    def split(self, name: str) -> Predictions:
+        """The rows of one split, in order.
+
+        Raises:
+            UserError: no row belongs to it.
+        """
+        rows = [i for i, split in enumerate(self.splits) if split == name]
+        if not rows:
+            raise UserError(f"there are no predictions for split '{name}'.")
+        return replace(
+            self,
+            ids=tuple(self.ids[i] for i in rows),
+            splits=(name,) * len(rows),
+            scores=self.scores[rows],
+            labels=self.labels[rows],
+        )
+
+    def save(self, path: Path) -> None:
+        """Write `.parquet` (everything), `.csv` or `.json` (ids and one score column a class).
+
+        Raises:
+            UserError: another suffix.
+        """
+        if path.suffix == ".parquet":
+            with atomic_path(path) as temporary:
+                self._frame().write_parquet(temporary, metadata={_KEY: self._metadata()})
+        elif path.suffix == ".csv":
+            with atomic_path(path) as temporary:
+                self._wide().write_csv(temporary, float_precision=6)
+        elif path.suffix == ".json":
+            write_text(path, json.dumps(self._wide().to_dicts(), ensure_ascii=False, indent=1) + "\n")
+        else:
+            raise UserError("predictions are written as .parquet, .csv or .json.", file=path)
+
+    @classmethod
+    def load(cls, path: Path) -> Predictions:
+        """Read a `.parquet` file that `save` wrote.
+
+        Raises:
+            UserError: no such file, or not such a table.
+        """
+        try:
+            frame = pl.read_parquet(path)
+            metadata = json.loads(pl.read_parquet_metadata(path)[_KEY])
+        except FileNotFoundError:
+            raise UserError("there is no such file.", file=path) from None
+        except (KeyError, ValueError, pl.exceptions.PolarsError) as error:
+            raise UserError(f"this is not a table of predictions ({error}).", file=path) from None
+        return cls(
+            ids=tuple(frame["id"]),
+            splits=tuple(frame["split"]),
+            scores=_matrix(frame["scores"], np.float32, len(metadata["classes"])),
+            labels=_matrix(frame["labels"], np.int8, len(metadata["classes"])),
+            classes=tuple(metadata["classes"]),
+            task=metadata["task"],
+            source=metadata["source"],
+        )
+
+    def _metadata(self) -> str:
+        return json.dumps({"classes": self.classes, "task": self.task, "source": self.source}, ensure_ascii=False)
+
+    def _frame(self) -> pl.DataFrame:
+        width = len(self.classes)
+        return pl.DataFrame(
+            {
+                "id": pl.Series(self.ids, dtype=pl.String),
+                "split": pl.Series(self.splits, dtype=pl.String),
+                "scores": pl.Series(self.scores, dtype=pl.Array(pl.Float32, width)),
+                "labels": pl.Series(self.labels, dtype=pl.Array(pl.Int8, width)),
+            }
+        )
+
+    def _wide(self) -> pl.DataFrame:
+        frame = pl.DataFrame({"id": pl.Series(self.ids, dtype=pl.String)})
+        scores = [pl.Series(name, self.scores[:, c]) for c, name in enumerate(self.classes)]
+        return frame.hstack(scores)
+
+
+def _matrix(column: pl.Series, dtype: type[Scalar], width: int) -> NDArray[Scalar]:
+    return np.ascontiguousarray(column.to_numpy(), dtype=dtype).reshape(-1, width)

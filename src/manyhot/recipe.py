@@ -1,0 +1,234 @@
+"""The typed recipe: everything an experiment is, but for its data and its output folder."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from manyhot.errors import UserError, nearest
+from manyhot.registry import explain
+
+
+def _as_setting(value: Any) -> Any:
+    """A part may be written as its bare name."""
+    setting = {"name": value} if isinstance(value, str) else value
+    if not isinstance(setting, dict) or not isinstance(setting.get("name"), str):
+        raise ValueError("should be a name, or a mapping with a name and its settings")  # noqa: TRY004 - pydantic's way
+    return setting
+
+
+Setting = Annotated[
+    dict[str, Any],
+    BeforeValidator(_as_setting, json_schema_input_type=str | dict[str, Any]),
+]
+"""A named part with its settings, `{"name": …, key: value, …}`; a bare string is a name without settings."""
+
+
+class Section(BaseModel):
+    """A part of the recipe: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Section):
+    """Which pictures, and how their labels are read."""
+
+    train_split: str = Field("train", description="split to train on")
+    val_split: str = Field("val", description="split that chooses the best epoch")
+    val_fraction: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description="share of the train split taken for validation (by seed, every class in proportion) "
+        "where the source has no `val_split`",
+    )
+    difficult: Literal["ignore", "positive", "negative"] = Field(
+        "ignore", description="label of a class whose objects in a picture are all marked difficult (VOC)"
+    )
+    on_error: Literal["stop", "skip"] = Field(
+        "stop", description="damaged pictures: `stop` lists them all, `skip` leaves them out, named and counted"
+    )
+
+
+class Model(Section):
+    """The network: backbone, pooling, linear head."""
+
+    backbone: str = Field(
+        description="a torchvision or timm model name; `torchvision/NAME` or `timm/NAME` says which library"
+    )
+    weights: str = Field(
+        "imagenet",
+        description="`imagenet` (the library's own download, or `imagenet:TAG` for one of several), `none`, or the "
+        "path of a state dict or safetensors file",
+    )
+    frozen: bool = Field(
+        default=False, description="the backbone is not trained: no gradient, no BatchNorm update, always eval mode"
+    )
+    pooling: Setting = Field(
+        default={"name": "average"}, description="from the feature map to one vector: a pooling part"
+    )
+    feature_norm: bool = Field(
+        default=False,
+        description="standardise pooled features by running mean and variance (BatchNorm without scale and shift)",
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability on pooled features")
+
+
+class Input(Section):
+    """How a picture becomes a tensor; all but `augment` is stored in the bundle."""
+
+    size: int = Field(224, ge=16, le=4096, description="side of the square input, pixels")
+    fit: Literal["crop", "squash"] = Field(
+        "crop", description="`crop`: resize the shorter side, cut the centre square; `squash`: resize to the square"
+    )
+    resize: int | None = Field(
+        None, ge=16, le=4096, description="with `crop`, the shorter side before the cut, pixels; null: size / 0.875"
+    )
+    interpolation: Literal["bilinear", "bicubic", "lanczos"] = Field(
+        "bilinear", description="resampling filter, always antialiased"
+    )
+    mean: tuple[float, float, float] | None = Field(None, description="RGB mean in 0…1; null: the backbone's")
+    std: tuple[float, float, float] | None = Field(
+        None, description="RGB standard deviation in 0…1; null: the backbone's"
+    )
+    augment: tuple[Setting, ...] = Field(
+        (), description="augmentation parts for training, in order; a cropping part takes the place of `fit`"
+    )
+
+
+class Training(Section):
+    """The loop."""
+
+    epochs: int = Field(10, ge=1, description="passes over the train split")
+    batch_size: int = Field(16, ge=1, description="pictures a step")
+    workers: int | None = Field(
+        None, ge=0, description="processes that decode pictures; null: one a core, at most 8. Never changes the result"
+    )
+    freeze_epochs: int = Field(
+        0, ge=0, description="train the head alone for this many epochs before the backbone joins"
+    )
+    grad_clip: float | None = Field(None, gt=0, description="largest gradient norm; null: no clipping")
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="decay of the moving average of the weights that is evaluated; null: none"
+    )
+    early_stopping: int | None = Field(
+        None, ge=1, description="stop after this many epochs without a better val mAP; null: never"
+    )
+    precision: Literal["float32", "bf16", "fp16"] = Field("float32", description="arithmetic of the forward pass")
+    checkpoint_steps: int | None = Field(
+        None, ge=1, description="also write a checkpoint every so many steps; null: at the end of an epoch"
+    )
+
+
+class Evaluation(Section):
+    """How scores become numbers."""
+
+    batch_size: int = Field(32, ge=1, description="pictures a forward pass")
+    threshold: float = Field(0.5, gt=0, lt=1, description="score above which a class is predicted")
+    beta: float = Field(2.0, gt=0, description="beta of the F-beta score")
+    average: Literal["macro", "micro", "samples"] = Field("macro", description="averaging of the F-beta score")
+
+
+class Recipe(Section):
+    """An experiment. Sections in the order in which the data passes them."""
+
+    name: str = Field(description="name of the experiment")
+    description: str = Field("", description="one sentence for people")
+    seed: int = Field(0, ge=0, lt=2**31, description="all randomness is a function of it")
+    data: Data = Field(default=Data())
+    input: Input = Field(default=Input())
+    model: Model
+    loss: Setting = Field(default={"name": "bce"}, description="a loss part")
+    optimizer: Setting = Field(default={"name": "adamw"}, description="an optimizer part")
+    schedule: Setting = Field(default={"name": "constant"}, description="a learning-rate schedule part")
+    training: Training = Field(default=Training())
+    evaluation: Evaluation = Field(default=Evaluation())
+
+
+def shipped() -> dict[str, str]:
+    """The recipes of the package: name → YAML text, with its head comment."""
+    folder = resources.files("manyhot") / "recipes"
+    return {
+        entry.name.removesuffix(".yaml"): entry.read_text(encoding="utf-8")
+        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name)
+        if entry.name.endswith(".yaml")
+    }
+
+
+def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
+    """Read a shipped recipe or a YAML file and apply `a.b=c` overrides (values are read as YAML).
+
+    Raises:
+        UserError: no such recipe, YAML that does not parse, an unknown key or a bad value.
+    """
+    path = Path(name_or_path)
+    if path.suffix in {".yaml", ".yml"}:
+        if not path.is_file():
+            raise UserError("there is no such recipe file.", file=path)
+        text, origin = path.read_text(encoding="utf-8"), str(path)
+    else:
+        known = shipped()
+        if name_or_path not in known:
+            raise UserError(
+                f"there is no recipe '{name_or_path}'.",
+                remedy=f"{nearest(name_or_path, known)} A recipe file ends in .yaml.",
+            )
+        text, origin = known[name_or_path], f"recipe {name_or_path}"
+    return parse_recipe(text, origin, overrides)
+
+
+def parse_recipe(text: str, origin: str, overrides: list[str] | None = None) -> Recipe:
+    """A recipe from YAML text; `origin` names it in messages."""
+    tree = _parse_yaml(text, origin)
+    if not isinstance(tree, dict):
+        raise UserError("a recipe is a mapping of keys to values.", file=origin)
+    for override in overrides or []:
+        apply_override(tree, override)
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(explain(error, Recipe), file=origin) from None
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML, every key written out; `parse_recipe` reads it back."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def apply_override(tree: dict[str, Any], override: str) -> None:
+    """Set `a.b=c` in a tree of mappings, in place.
+
+    Naming another part (`optimizer.name=adam`, or `optimizer=adam`) drops the settings of the former one.
+
+    Raises:
+        UserError: no `=`, or a path through a value that is not a mapping.
+    """
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise UserError(f"--set {override}: write key=value, for example training.epochs=5.")
+    node = tree
+    for depth, key in enumerate(keys[:-1]):
+        child = node.setdefault(key, {})
+        if isinstance(child, str):  # a part written as its bare name
+            child = node[key] = {"name": child}
+        if not isinstance(child, dict):
+            raise UserError(f"--set {override}: '{'.'.join(keys[: depth + 1])}' holds a value, not keys.")
+        node = child
+    value = _parse_yaml(text, f"--set {override}")
+    if keys[-1] == "name" and len(keys) > 1 and node.get("name") != value:
+        node.clear()
+    node[keys[-1]] = value
+
+
+def _parse_yaml(text: str, origin: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or "this is not YAML"
+        raise UserError(f"{problem}.", file=origin, line=mark.line + 1 if mark else None) from None
