@@ -72,18 +72,19 @@ class Predictions:
         """Write `.parquet` (everything), `.csv` or `.json` (ids and one score column a class).
 
         Raises:
-            UserError: another suffix.
+            UserError: another suffix, or a class named "id" where it would be a column beside the ids.
         """
+        require_suffix(path)
+        if path.suffix != ".parquet" and "id" in self.classes:
+            raise UserError("a class named 'id' cannot stand beside the ids.", file=path, remedy="Write .parquet.")
         if path.suffix == ".parquet":
             with atomic_path(path) as temporary:
                 self._frame().write_parquet(temporary, metadata={_KEY: self._metadata()})
         elif path.suffix == ".csv":
             with atomic_path(path) as temporary:
                 self._wide().write_csv(temporary, float_precision=6)
-        elif path.suffix == ".json":
-            write_text(path, json.dumps(self._wide().to_dicts(), ensure_ascii=False, indent=1) + "\n")
         else:
-            raise UserError("predictions are written as .parquet, .csv or .json.", file=path)
+            write_text(path, json.dumps(self._wide().to_dicts(), ensure_ascii=False, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Predictions:
@@ -127,6 +128,16 @@ class Predictions:
         frame = pl.DataFrame({"id": pl.Series(self.ids, dtype=pl.String)})
         scores = [pl.Series(name, self.scores[:, c]) for c, name in enumerate(self.classes)]
         return frame.hstack(scores)
+
+
+def require_suffix(path: Path) -> None:
+    """Refuse a file name that says no known format, before the work of making its content.
+
+    Raises:
+        UserError: the suffix is none of .parquet, .csv, .json.
+    """
+    if path.suffix not in {".parquet", ".csv", ".json"}:
+        raise UserError("predictions are written as .parquet, .csv or .json.", file=path)
 
 
 def _matrix(column: pl.Series, dtype: type[Scalar], width: int) -> NDArray[Scalar]:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Protocol, Self, TypeVar
 
 T = TypeVar("T")
-log = logging.getLogger("manyhot")
+log = logging.getLogger("manyhot.progress")
 
 LOG_EVERY_SECONDS = 15.0
 
@@ -65,7 +65,7 @@ class _Lines:
     def advance(self, count: int = 1, note: str = "") -> None:
         self._done += count
         now = time.monotonic()
-        if now - self._last < LOG_EVERY_SECONDS or self._done >= self._total:
+        if now - self._last < LOG_EVERY_SECONDS or not 0 < self._done < self._total:
             return
         self._last = now
         rate = self._done / (now - self._start)
@@ -79,7 +79,7 @@ class _Lines:
 @contextmanager
 def progress(total: int, what: str, unit: str = "images") -> Iterator[Bar]:
     """A bar over `total` steps; a log line every 15 seconds elsewhere."""
-    if sys.stderr.isatty() and log.isEnabledFor(logging.INFO):
+    if sys.stderr.isatty() and not log.disabled:
         with _Terminal(total, what, unit) as bar:
             yield bar
     else:

@@ -31,7 +31,7 @@ Setting = Annotated[
 class Section(BaseModel):
     """A part of the recipe: unknown keys are errors, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Data(Section):
@@ -106,7 +106,7 @@ class Training(Section):
     epochs: int = Field(10, ge=1, description="passes over the train split")
     batch_size: int = Field(16, ge=1, description="pictures a step")
     workers: int | None = Field(
-        None, ge=0, description="processes that decode pictures; null: one a core, at most 8. Never changes the result"
+        None, ge=0, description="threads that decode pictures; null: one a core, at most 16. Never changes the result"
     )
     freeze_epochs: int = Field(
         0, ge=0, description="train the head alone for this many epochs before the backbone joins"
@@ -169,7 +169,10 @@ def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe
     if path.suffix in {".yaml", ".yml"}:
         if not path.is_file():
             raise UserError("there is no such recipe file.", file=path)
-        text, origin = path.read_text(encoding="utf-8"), str(path)
+        try:
+            text, origin = path.read_text(encoding="utf-8"), str(path)
+        except UnicodeDecodeError as error:
+            raise UserError(f"this is not UTF-8 text ({error.reason} at byte {error.start}).", file=path) from None
     else:
         known = shipped()
         if name_or_path not in known:
@@ -227,8 +230,25 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
 
 def _parse_yaml(text: str, origin: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or "this is not YAML"
         raise UserError(f"{problem}.", file=origin, line=mark.line + 1 if mark else None) from None
+    except (ValueError, RecursionError) as error:  # a date that is none, or nesting without end
+        raise UserError(f"this is not YAML ({error}).", file=origin) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, but for a key that is written twice: it is an error, not the end of the first one."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    problem = f"the key '{key.value}' is written twice"
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                seen.add((key.tag, key.value))
+        return node

@@ -13,7 +13,7 @@ from manyhot.errors import UserError, nearest
 class Part(BaseModel):
     """Base of every part that a recipe can name; its fields are the keys that the recipe may set."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 P = TypeVar("P", bound=Part)

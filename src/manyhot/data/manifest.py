@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -100,6 +101,7 @@ class Manifest:
         if not classes:
             raise UserError("the data names no class.", file=root)
         labels = np.array([row.labels for row in rows], dtype=np.int8).reshape(len(rows), len(classes))
+        assert np.isin(labels, (-1, 0, 1)).all(), "a source must refuse labels that are none"
         table = pl.DataFrame(
             {
                 "id": pl.Series([row.id for row in rows], dtype=pl.String),
@@ -160,21 +162,25 @@ class Manifest:
         return replace(self, table=self.table.filter(pl.Series(keep, dtype=pl.Boolean)))
 
     def with_validation(self, source: str, target: str, fraction: float, seed: int) -> Manifest:
-        """Move a share of split `source` to split `target`, the same share of every label combination.
+        """Move a share of split `source` to split `target`, rounded down, the same share of every label combination.
 
-        A row's place depends on the seed and its id alone, so adding pictures does not reshuffle the others' order.
+        Which rows are taken depends on the seed, the ids and the labels, not on the order of the rows. Adding a picture
+        moves at most one other picture of each label combination.
         """
-        inside = self.table["split"] == source
-        frame = self.table.with_row_index("row").filter(inside)
-        rank = [_order(seed, id_) for id_ in frame["id"]]
-        group = [bytes(labels.astype(np.int8)) for labels in frame["labels"].to_numpy()]
-        frame = frame.with_columns(rank=pl.Series(rank), group=pl.Series(group)).sort("group", "rank")
-        # Walking over the groups one after the other and taking every 1/fraction-th keeps every class in proportion.
-        position = np.arange(frame.height)
-        taken = frame["row"].filter(pl.Series(np.floor((position + 1) * fraction) > np.floor(position * fraction)))
-        split = self.table["split"].to_list()
-        for row in taken:
-            split[row] = target
+        split, ids, labels = self.table["split"].to_list(), self.ids, self.labels
+        groups: dict[bytes, list[int]] = {}
+        for row, name in enumerate(split):
+            if name == source:
+                groups.setdefault(labels[row].tobytes(), []).append(row)
+        seen = taken = 0
+        # The share is counted over all groups so far: what rounding leaves over in one group goes to the next.
+        for group in sorted(groups):
+            rows = sorted(groups[group], key=lambda row: _order(seed, ids[row]))
+            seen += len(rows)
+            count = math.floor(seen * fraction + 1e-9) - taken  # 0.29 * 100 is a little less than 29
+            taken += count
+            for row in rows[:count]:
+                split[row] = target
         return replace(self, table=self.table.with_columns(split=pl.Series(split, dtype=pl.String)))
 
     def save(self, path: Path) -> None:

@@ -1,0 +1,246 @@
+"""The command line: one verb a function, a few lines each. Heavy imports wait inside the verbs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from manyhot.errors import UserError
+
+if TYPE_CHECKING:
+    from manyhot.data.manifest import Manifest
+
+app = typer.Typer(
+    help="Image-level labels in; a measured multi-label classifier, ranked pictures and boxes out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data_app = typer.Typer(help="Look at data, and prepare it.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+
+class OnError(StrEnum):
+    """What to do about pictures that cannot be read."""
+
+    stop = "stop"
+    skip = "skip"
+
+
+class SavedAs(StrEnum):
+    """Layouts that `data prepare` writes."""
+
+    voc = "voc"
+
+
+SOURCE_HELP = "A folder, a table, a COCO JSON, a manifest, or the name of embedded data (digits)."
+Source = Annotated[str, typer.Argument(help=SOURCE_HELP)]
+Kind = Annotated[Optional[str], typer.Option("--source", help="Kind of the source, where it is not recognised.")]  # noqa: UP045
+Set = Annotated[Optional[list[str]], typer.Option("--set", help="Change a recipe key: a.b=c. May be repeated.")]  # noqa: UP045
+Skip = Annotated[
+    Optional[OnError], typer.Option(help="Pictures that cannot be read: list all and stop, or leave out and name.")  # noqa: UP045
+]
+Out = Annotated[Path, typer.Option(help="The run folder to make.")]
+RunFolder = Annotated[Path, typer.Argument(help="A run folder, made by `manyhot train`.")]
+
+
+@app.callback()
+def options(
+    quiet: Annotated[bool, typer.Option("--quiet", help="Only warnings and results.")] = False,
+) -> None:
+    """Set up what is said on standard error."""
+    log = logging.getLogger("manyhot")
+    log.setLevel(logging.INFO)
+    logging.getLogger("manyhot.progress").disabled = quiet
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING if quiet else logging.INFO)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.handlers = [handler]
+    log.propagate = False
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="The run folder to make, or to continue.")] = Path("demo"),
+    open: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,  # noqa: A002
+) -> None:
+    """Make, train, evaluate and report on the embedded digits: minutes on a laptop."""
+    from manyhot.recipe import load_recipe
+    from manyhot.training.train import train as run_training
+
+    _prepare_process()
+    run = run_training(load_recipe("digits-small"), _read("digits"), out, resume=(out / "recipe.yaml").exists())
+    report = _evaluate(run.path, "test")
+    if open:
+        typer.launch(report.as_uri())
+
+
+@app.command()
+def recipes(
+    name: Annotated[Optional[str], typer.Argument(help="The recipe to print; without it, all are listed.")] = None,  # noqa: UP045
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of recipes.")] = False,
+) -> None:
+    """List the recipes, print one, or print their JSON schema."""
+    from manyhot.recipe import load_recipe, shipped
+
+    if schema:
+        import json
+
+        from manyhot.schema import recipe_schema
+
+        typer.echo(json.dumps(recipe_schema(), indent=1))
+    elif name:
+        load_recipe(name)
+        typer.echo(shipped()[name] if name in shipped() else Path(name).read_text(encoding="utf-8"), nl=False)
+    else:
+        width = max(len(one) for one in shipped())
+        for one in shipped():
+            typer.echo(f"{one:{width}}  {load_recipe(one).description}")
+
+
+@data_app.command()
+def inspect(
+    source: Source,
+    split: Annotated[Optional[str], typer.Option(help="This split alone.")] = None,  # noqa: UP045
+    kind: Kind = None,
+) -> None:
+    """Count classes and splits; find damaged pictures, and pictures that two splits share."""
+    from rich.console import Console
+
+    from manyhot.data.inspection import describe
+    from manyhot.data.inspection import inspect as inspect_manifest
+
+    manifest = _read(source, kind)
+    Console().print(describe(inspect_manifest(manifest.split(split) if split else manifest)))
+
+
+@data_app.command()
+def show(
+    source: Source,
+    image: Annotated[str, typer.Argument(help="Id of the picture, or its number from 0.")],
+    kind: Kind = None,
+    out: Annotated[Optional[Path], typer.Option(help="Write the picture here.")] = None,  # noqa: UP045
+) -> None:
+    """Show a picture's labels and boxes; with --out, draw them."""
+    from manyhot.data.showing import describe_image, draw_image, find_row
+
+    manifest = _read(source, kind)
+    row = find_row(manifest, image)
+    typer.echo(describe_image(manifest, row))
+    if out:
+        draw_image(manifest, row, out)
+        typer.echo(f"drawn: {out}")
+
+
+@data_app.command()
+def prepare(
+    source: Source,
+    out: Annotated[Path, typer.Option(help="The folder to make.")],
+    saved_as: Annotated[SavedAs, typer.Option("--as", help="Layout to write.")] = SavedAs.voc,
+    kind: Kind = None,
+) -> None:
+    """Write a source out in another layout."""
+    from manyhot.data.voc_writer import write_voc
+
+    assert saved_as is SavedAs.voc
+    write_voc(_read(source, kind), out)
+    typer.echo(f"written: {out}")
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe (see `manyhot recipes`) or a YAML file.")],
+    data: Annotated[str, typer.Option(help=SOURCE_HELP)],
+    out: Out,
+    changes: Set = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    on_error: Skip = None,
+    kind: Kind = None,
+) -> None:
+    """Train a classifier by a recipe."""
+    from manyhot.recipe import load_recipe
+
+    overrides = [*(changes or []), *([f"data.on_error={on_error}"] if on_error else [])]
+    loaded = load_recipe(recipe, overrides)
+    from manyhot.training.train import train as run_training
+
+    _prepare_process()
+    run = run_training(loaded, _read(data, kind, loaded.data.difficult), out, resume=resume)
+    typer.echo(f"trained: {run.model}\nNext: manyhot evaluate {run.path}")
+
+
+@app.command()
+def evaluate(
+    run: RunFolder,
+    split: Annotated[Optional[str], typer.Option(help="Split to score; by default the recipe's val split.")] = None,  # noqa: UP045
+    data: Annotated[Optional[str], typer.Option(help="Other data with the same classes. " + SOURCE_HELP)] = None,  # noqa: UP045
+    changes: Set = None,
+    on_error: Skip = None,
+    kind: Kind = None,
+) -> None:
+    """Measure a run's best model on a split and write its report."""
+    _prepare_process()
+    manifest = _read(data, kind) if data else None
+    _evaluate(run, split, manifest=manifest, overrides=changes, on_error=on_error)
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a bundle.")],
+    paths: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    out: Annotated[Path, typer.Option(help="Table to write: .parquet, .csv or .json.")],
+    on_error: Annotated[OnError, typer.Option(help="Pictures that cannot be read: stop, or leave out.")] = OnError.stop,
+) -> None:
+    """Score pictures and write a table of predictions."""
+    from manyhot.inference.predict import load
+    from manyhot.predictions import require_suffix
+
+    require_suffix(out)
+    _prepare_process()
+    predictions = load(model).predict(paths, on_error=on_error)
+    predictions.save(out)
+    typer.echo(f"{len(predictions)} pictures scored: {out}")
+
+
+def main() -> None:
+    """Run the command line; a UserError becomes one message and exit code 2."""
+    try:
+        app(prog_name="manyhot")
+    except UserError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except Exception as error:
+        signum = getattr(error, "signum", None)  # training's Interrupted, known by its mark: importing it costs torch
+        if signum is None:
+            raise
+        typer.echo("stopped; everything is saved. Continue with the same command and --resume.", err=True)
+        sys.exit(128 + signum)
+
+
+def _prepare_process() -> None:
+    from manyhot.allocator import keep_large_blocks
+
+    keep_large_blocks()
+
+
+def _read(source: str, kind: str | None = None, difficult: Any = "ignore") -> Manifest:
+    from manyhot.data.sources import open_source
+
+    return open_source(source, kind=kind, difficult=difficult)
+
+
+def _evaluate(run: Path, split: str | None, **settings: Any) -> Path:
+    """Evaluate, print the summary, and return the report's absolute path."""
+    from manyhot.evaluation import evaluate as run_evaluation
+    from manyhot.evaluation import summarize
+
+    evaluation = run_evaluation(run, split, **settings)
+    typer.echo(summarize(evaluation.metrics))
+    typer.echo(f"report: {evaluation.report}")
+    return evaluation.report.resolve()

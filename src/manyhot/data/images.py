@@ -1,0 +1,361 @@
+"""Safe decoding: any picture file becomes 8-bit RGB as people see it, or a DamagedImage that says why not."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+from PIL import Image, ImageChops, UnidentifiedImageError
+
+from manyhot.atomic import atomic_open
+from manyhot.data.manifest import Manifest
+from manyhot.errors import UserError
+from manyhot.progress import progress
+
+T = TypeVar("T")
+log = logging.getLogger("manyhot")
+
+MAX_PIXELS = 100_000_000
+"""Larger pictures are refused from their header; a decoded RGB picture of this size takes 300 MB."""
+
+IMAGE_SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pfm", ".pgm", ".png", ".ppm", ".tif"}
+    | {".tiff", ".webp"}
+)
+"""File name endings, in lower case, that folders are searched for."""
+
+# Formats that run a program (EPS), hold no photograph or are recognised by their name alone stay closed.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+
+_ORIENTATION_TAG = 0x0112
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_KEY_BYTES = 16
+_MAX_REMEMBERED = 4_000_000
+_BATCH = 4096
+
+
+class DamagedImage(UserError):  # noqa: N818 - it names the picture, and reads well in "raises DamagedImage"
+    """A picture file that cannot be decoded.
+
+    Arguments:
+        path: the file.
+        reason: why, in words: "truncated", "the file is empty", "too large: 900 megapixels, the limit is 100".
+    """
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(reason, file=path)
+        self.path = Path(path)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[DamagedImage], tuple[Path, str]]:
+        """Crosses process borders whole."""
+        return DamagedImage, (self.path, self.reason)
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Decode a picture file to 8-bit RGB as it is meant to be seen.
+
+    EXIF orientation is applied; transparency lies on white; of several frames the first is taken. 16-bit grey is
+    divided by 257. 32-bit integers and floats tell no range, so theirs is taken from the picture: 0…1 (floats only)
+    times 255, else 0…255 as it is, else 0…65535 by 257, else the smallest value becomes 0 and the largest 255.
+
+    Raises:
+        DamagedImage: missing, empty, truncated, more than MAX_PIXELS pixels, or no picture that Pillow can read.
+    """
+    return _with_image(path, _rgb)
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Width and height in pixels as displayed (after EXIF rotation), from the header alone.
+
+    Raises:
+        DamagedImage: as `open_image`, as far as the header tells.
+    """
+    return _with_image(path, _displayed_size)
+
+
+def check_images(paths: Sequence[Path], workers: int | None = None) -> list[DamagedImage]:
+    """Decode every file once, on all cores, and return the damaged ones in the order of `paths`.
+
+    Sound files are remembered in the user's cache folder by path, size and modification time, so a second run takes
+    no time. `workers` is the number of threads, by default the number of cores.
+    """
+    sound = _SoundFiles(cache_folder() / "sound-images")
+    keys = [_file_key(path) for path in paths]
+    unknown = [(path, key) for path, key in zip(paths, keys, strict=True) if key not in sound]
+    damaged: list[DamagedImage] = []
+    if not unknown:
+        return damaged
+    with (
+        sound.saved_at_the_end(),
+        ThreadPoolExecutor(workers or _cores()) as pool,
+        progress(len(unknown), "checking pictures") as bar,
+    ):
+        # In batches: a million waiting futures would hold a gigabyte, and Ctrl-C waits for one batch only.
+        for start in range(0, len(unknown), _BATCH):
+            batch = unknown[start : start + _BATCH]
+            for (_, key), fault in zip(batch, pool.map(_fault, [path for path, _ in batch]), strict=True):
+                if fault is not None:
+                    damaged.append(fault)
+                elif key is not None:
+                    sound.add(key)
+                bar.advance()
+    return damaged
+
+
+def sound_rows(
+    manifest: Manifest, on_error: Literal["stop", "skip"] = "stop", workers: int | None = None
+) -> tuple[Manifest, list[DamagedImage]]:
+    """The manifest without its damaged pictures, and those; a damaged picture is never replaced by another.
+
+    Raises:
+        UserError: `on_error` is "stop" and some pictures are damaged (all are listed), or no sound picture is left.
+    """
+    paths = manifest.paths
+    damaged = check_images(paths, workers)
+    if not damaged:
+        return manifest, []
+    if on_error == "stop" or len(damaged) == len(manifest):
+        listing = "\n".join(f"  {fault}" for fault in damaged)
+        count = f"{len(damaged)} of {len(manifest)} pictures cannot be read:\n{listing}\n"
+        if len(damaged) == len(manifest):
+            raise UserError(f"{count}No picture is left: is the folder right?")
+        raise UserError(f"{count}Mend or remove them, or pass --on-error skip to go on without them.")
+    bad = {fault.path for fault in damaged}
+    return manifest.rows([path not in bad for path in paths]), damaged
+
+
+def cache_folder() -> Path:
+    """Folder of what can be computed again: $MANYHOT_CACHE, else $XDG_CACHE_HOME/manyhot, else ~/.cache/manyhot."""
+    if own := os.environ.get("MANYHOT_CACHE"):
+        return Path(own)
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared) / "manyhot"
+    return Path.home() / ".cache" / "manyhot"
+
+
+def _with_image(path: str | Path, use: Callable[[Image.Image], T]) -> T:
+    """`use` of the opened, not yet decoded image; whatever goes wrong in there becomes a DamagedImage."""
+    try:
+        with _pillow_quiet(), Image.open(path, formats=_formats()) as image:
+            _refuse_large(image)
+            return use(image)
+    except Exception as error:  # noqa: BLE001 - on a damaged file a decoder may raise anything
+        raise DamagedImage(path, _reason(path, error)) from None
+
+
+class _TooLarge(Exception):  # noqa: N818
+    pass
+
+
+def _refuse_large(image: Image.Image) -> None:
+    pixels = image.width * image.height
+    if pixels > MAX_PIXELS:
+        raise _TooLarge(pixels)
+
+
+def _reason(path: str | Path, error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"cannot be read ({error.strerror})"
+    if isinstance(error, _TooLarge | Image.DecompressionBombError):
+        # Pillow's own limit of 179 megapixels strikes before ours; its message holds the number.
+        pixels = re.search(r"\d+", str(error))
+        size = f": {int(pixels[0]) / 1e6:.0f} megapixels, the limit is {MAX_PIXELS / 1e6:.0f}" if pixels else ""
+        return f"too large{size}"
+    if not Path(path).stat().st_size:
+        return "the file is empty"
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image of a known format"
+    if "truncated" in str(error).lower():
+        return "truncated"
+    return f"damaged ({error or type(error).__name__})"
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _fault(path: Path) -> DamagedImage | None:
+    try:
+        _with_image(path, _decode_quickly)
+    except DamagedImage as fault:
+        return fault
+    return None
+
+
+def _decode_quickly(image: Image.Image) -> None:
+    """Read all the data; a JPEG at an eighth of its size, which reads every coefficient and skips most arithmetic."""
+    image.draft(None, (1, 1))
+    image.load()
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1…8 that is still to be applied; 1 where there is none or the EXIF data are broken."""
+    if image.format == "TIFF":
+        return 1  # Pillow applies it while it loads, and swaps width and height in the header
+    try:
+        # The base class's method: PNG's own would decode the whole picture to look for EXIF behind it.
+        value = Image.Image.getexif(image).get(_ORIENTATION_TAG, 1)
+    except Exception:  # noqa: BLE001 - broken EXIF data do not damage the picture
+        return 1
+    return value if isinstance(value, int) and value in _TRANSPOSE else 1
+
+
+def _displayed_size(image: Image.Image) -> tuple[int, int]:
+    return (image.height, image.width) if _orientation(image) >= 5 else (image.width, image.height)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    orientation = _orientation(image)
+    image.load()
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        result = _from_wide_grey(image)
+    elif image.has_transparency_data:
+        above = image.convert("RGBA")
+        result = Image.alpha_composite(Image.new("RGBA", above.size, "white"), above).convert("RGB")
+    elif image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
+        # Pillow takes every CMYK JPEG for one of Adobe's, which are stored inverted.
+        result = ImageChops.invert(image).convert("RGB")
+    else:
+        result = image.convert("RGB")
+    if orientation != 1:
+        result = result.transpose(_TRANSPOSE[orientation])
+    # A file that is RGB already comes back as the lazy file object itself, tied to the file that is about to close.
+    return result.copy() if result is image else result
+
+
+def _from_wide_grey(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)
+    if image.mode.startswith("I;16") or (image.format == "PPM" and image.mode == "I"):
+        grey = (values.astype(np.uint32) + 128) // 257
+    else:
+        grey = np.rint(_to_255(values.astype(np.float64), fractions=image.mode == "F"))
+    if image.mode.startswith("I;16") and isinstance(clear := image.info.get("transparency"), int):
+        grey[values == clear] = 255
+    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+
+
+def _to_255(values: NDArray[np.float64], *, fractions: bool) -> NDArray[np.float64]:
+    """Numbers of unknown range to 0…255; see `open_image` for the rule. Not-a-number counts as the smallest."""
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return np.zeros_like(values)
+    low, high = float(finite.min()), float(finite.max())
+    values = np.nan_to_num(values, nan=low, neginf=low, posinf=high)
+    if low >= 0 and high <= 1 and fractions:
+        return values * 255
+    if low >= 0 and high <= 255:
+        return values
+    if low >= 0 and high <= 65535:
+        return values / 257
+    return (values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)
+
+
+class _PillowQuiet:
+    """Silences Pillow's warnings while any thread decodes.
+
+    `warnings.catch_warnings` alone is not safe between threads: overlapping uses restore each other's filters. Here
+    the first thread in sets the filter and the last one out takes it back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._caught: warnings.catch_warnings[Any] = warnings.catch_warnings()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._caught = warnings.catch_warnings()
+                self._caught.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if self._inside == 0:
+                    self._caught.__exit__(None, None, None)
+
+
+_pillow_quiet = _PillowQuiet()
+
+
+class _SoundFiles:
+    """Keys of files found sound, in the order they were found: fixed-length digests in one file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._keys = self._read()
+        self._new: dict[bytes, None] = {}
+
+    def __contains__(self, key: bytes | None) -> bool:
+        return key in self._keys
+
+    def add(self, key: bytes) -> None:
+        self._new[key] = None
+
+    @contextmanager
+    def saved_at_the_end(self) -> Iterator[None]:
+        """Save what was added, also after Ctrl-C; a cache folder that cannot be written costs time only."""
+        try:
+            yield
+        finally:
+            if self._new:
+                # Read again: another process may have added keys meanwhile. One lost race loses keys, nothing more.
+                keys = list(self._read() | self._new)[-_MAX_REMEMBERED:]
+                try:
+                    with atomic_open(self._path) as file:
+                        file.write(b"".join(keys))
+                except OSError as error:
+                    log.warning("sound pictures cannot be remembered in %s: %s", self._path, error)
+
+    def _read(self) -> dict[bytes, None]:
+        try:
+            data = self._path.read_bytes()
+        except OSError:
+            return {}
+        whole = len(data) - len(data) % _KEY_BYTES
+        return {data[i : i + _KEY_BYTES]: None for i in range(0, whole, _KEY_BYTES)}
+
+
+def _file_key(path: Path) -> bytes | None:
+    """Digest of all that can change the answer: the decoder, the limit, and the file's place, size and time."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    text = f"{PIL.__version__}\0{MAX_PIXELS}\0{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}"
+    return hashlib.sha256(text.encode(errors="surrogateescape")).digest()[:_KEY_BYTES]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

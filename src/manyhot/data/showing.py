@@ -1,0 +1,63 @@
+"""One picture of a Manifest, in words and drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from manyhot.atomic import atomic_open
+from manyhot.data.drawing import draw_boxes
+from manyhot.data.images import open_image
+from manyhot.data.manifest import Manifest
+from manyhot.errors import UserError, nearest
+
+
+def find_row(manifest: Manifest, image: str) -> int:
+    """The row of an id, or of a number from 0; an id goes before a number.
+
+    Raises:
+        UserError: neither.
+    """
+    ids = manifest.ids
+    if image in ids:
+        return ids.index(image)
+    if image.isdecimal() and int(image) < len(ids):
+        return int(image)
+    raise UserError(
+        f"there is no picture '{image}'.",
+        file=manifest.root,
+        remedy=f"{nearest(image, ids)} Or a number under {len(ids)}.",
+    )
+
+
+def describe_image(manifest: Manifest, row: int) -> str:
+    """Path, split, labels and boxes of a row, as lines of text."""
+    labels = manifest.labels[row]
+    named = {
+        value: [name for name, label in zip(manifest.classes, labels, strict=True) if label == value]
+        for value in (1, -1)
+    }
+    lines = [
+        f"id       {manifest.ids[row]}",
+        f"image    {manifest.paths[row]}",
+        f"split    {manifest.table['split'][row]}",
+        f"present  {', '.join(named[1]) or 'none'}",
+        f"ignored  {', '.join(named[-1]) or 'none'}",
+    ]
+    for box in manifest.boxes(row):
+        place = f"{box.x0:g}, {box.y0:g} to {box.x1:g}, {box.y1:g}"
+        lines.append(f"box      {box.name}: {place}{', difficult' if box.difficult else ''}")
+    return "\n".join(lines)
+
+
+def draw_image(manifest: Manifest, row: int, out: Path) -> None:
+    """Write the picture with its true boxes; the suffix of `out` is its format.
+
+    Raises:
+        UserError: the picture is damaged, or the format is unknown.
+    """
+    drawn = draw_boxes(open_image(manifest.paths[row]), manifest.boxes(row))
+    if out.suffix.lower() not in {".png", ".jpg", ".jpeg", ".webp"}:
+        raise UserError("pictures are written as .png, .jpg or .webp.", file=out)
+    name = {".png": "PNG", ".webp": "WEBP"}.get(out.suffix.lower(), "JPEG")
+    with atomic_open(out) as file:
+        drawn.save(file, name)

@@ -1,0 +1,153 @@
+"""`evaluate`: a run and a split in; measures, predictions and report out."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from manyhot.atomic import write_text
+from manyhot.data.manifest import Manifest
+from manyhot.errors import UserError
+from manyhot.inference.predict import Predictor
+from manyhot.metrics.summary import measure
+from manyhot.predictions import Predictions
+from manyhot.recipe import Recipe, parse_recipe
+from manyhot.report.page import write_report
+from manyhot.runs import Run, open_run
+from manyhot.training.losses import losses
+
+log = logging.getLogger("manyhot")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found, and where it lies.
+
+    Arguments:
+        metrics: the content of metrics.json (docs/metrics.md).
+        predictions: the scores behind it.
+        folder: of metrics.json, predictions.parquet and plots.
+        report: the page.
+    """
+
+    metrics: dict[str, Any]
+    predictions: Predictions
+    folder: Path
+    report: Path
+
+
+def evaluate(
+    path: str | Path,
+    split: str | None = None,
+    *,
+    manifest: Manifest | None = None,
+    overrides: list[str] | None = None,
+    on_error: str | None = None,
+) -> Evaluation:
+    """Score a split with a run's best model, each image once, and write measures and report into the run.
+
+    Arguments:
+        path: the run folder.
+        split: split name; None is the recipe's val split.
+        manifest: other data than the run was trained on; its classes must be the model's.
+        overrides: `evaluation.key=value` changes to the run's recipe.
+        on_error: "stop" or "skip" at damaged pictures; None is the recipe's.
+
+    Raises:
+        UserError: no run or no trained model there, an empty split, other classes, damaged pictures.
+    """
+    run = open_run(Path(path))
+    recipe = _evaluation_recipe(run, overrides or [])
+    split = split or recipe.data.val_split
+    part = (manifest or Manifest.load(run.manifest)).split(split)
+    settings = recipe.evaluation
+    predictor = Predictor.load(run.path, batch_size=settings.batch_size, workers=recipe.training.workers)
+    predictions, logits = predictor.predict_manifest(part, on_error=on_error or recipe.data.on_error)
+    changed = any(override.startswith("evaluation.threshold=") for override in overrides or [])
+    thresholds = settings.threshold if changed else predictor.bundle.config.thresholds
+    metrics = measure(
+        predictions.scores,
+        predictions.labels,
+        predictions.classes,
+        task=part.task,
+        thresholds=thresholds,
+        beta=settings.beta,
+        average=settings.average,
+    )
+    loss = losses.build(recipe.loss).compute(torch.from_numpy(logits.values), torch.from_numpy(predictions.labels))
+    metrics |= {
+        "loss": loss.item(),
+        "split": split,
+        "damaged": [part.ids[row] for row, _ in logits.damaged],
+        **predictions.source,
+    }
+    folder = run.evaluation(split)
+    predictions.save(folder / "predictions.parquet")
+    write_text(folder / "metrics.json", json.dumps(metrics, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+    report = write_report(
+        folder,
+        predictions=predictions,
+        metrics=metrics,
+        history=run.read_history(),
+        manifest=part,
+        title=f"{recipe.name}: {split}",
+        facts=_facts(recipe, predictor),
+    )
+    return Evaluation(metrics, predictions, folder, report)
+
+
+def _evaluation_recipe(run: Run, overrides: list[str]) -> Recipe:
+    for override in overrides:
+        if not override.startswith("evaluation."):
+            raise UserError(
+                f"--set {override}: the run is trained already.", remedy="Only evaluation.* can be changed now."
+            )
+    return parse_recipe(run.recipe.read_text(encoding="utf-8"), str(run.recipe), overrides)
+
+
+def _facts(recipe: Recipe, predictor: Predictor) -> list[tuple[str, str]]:
+    """What the report says of the model, beside its measures."""
+    config = predictor.bundle.config
+    return [
+        ("backbone", config.model.backbone + (", frozen" if config.model.frozen else "")),
+        ("weights", recipe.model.weights),
+        ("pooling", str(config.model.pooling["name"])),
+        ("input", config.preprocessing.crops),
+        ("epoch", str(config.epoch)),
+        ("trained with", f"manyhot {config.manyhot}"),
+    ]
+
+
+def summarize(metrics: dict[str, Any]) -> str:
+    """The measures in a table for a terminal: a line a class, then the means and the rules behind them."""
+    width = max([len("class"), *(len(one["name"]) for one in metrics["classes"])])
+    lines = [f"{'class':{width}}  positives      AP  AP(07)  AP(10)  tail acc.      F1"]
+    for one in metrics["classes"]:
+        values = (_cell(one[key], size) for key, size in _COLUMNS)
+        lines.append(f"{one['name']:{width}}  {one['n_positive']:9}  " + "  ".join(values))
+    f_beta = metrics["f_beta"]
+    lines += [
+        "",
+        f"mAP {_cell(metrics['map'])} (VOC07 {_cell(metrics['map_voc07'])}, VOC10 {_cell(metrics['map_voc10'])})",
+        f"over {metrics['n_classes_in_map']} of {len(metrics['classes'])} classes, {metrics['n_images']} images",
+        f"split {metrics['split']}; labels: {metrics['label_rule']}; input: {metrics['crops']}",
+        f"accuracy {_cell(metrics['accuracy'])}, F{f_beta['beta']:g} ({f_beta['average']}) {_cell(f_beta['value'])}",
+        f"mean tail accuracy {_cell(metrics['mean_tail_accuracy'])}, loss {_cell(metrics['loss'])}",
+    ]
+    if "top1" in metrics:
+        lines.append(f"top-1 {_cell(metrics['top1'])}, top-5 {_cell(metrics['top5'])}")
+    if metrics["damaged"]:
+        lines.append(f"left out as damaged: {', '.join(metrics['damaged'])}")
+    return "\n".join(lines)
+
+
+_COLUMNS = (("ap", 6), ("ap_voc07", 6), ("ap_voc10", 6), ("tail_accuracy", 9), ("f1", 6))
+
+
+def _cell(value: float | None, width: int = 0) -> str:
+    return f"{'–' if value is None else format(value, '.4f'):>{width}}"

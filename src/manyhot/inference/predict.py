@@ -1,0 +1,229 @@
+"""Scores for a Manifest or for image files."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from manyhot.data.images import IMAGE_SUFFIXES
+from manyhot.data.loading import Batch, EvaluationBatches, Loader, Pictures
+from manyhot.data.manifest import Manifest
+from manyhot.data.transforms import Preprocessing
+from manyhot.errors import UserError
+from manyhot.models.bundle import Bundle, load_bundle
+from manyhot.predictions import Predictions
+from manyhot.progress import progress
+
+log = logging.getLogger("manyhot")
+
+
+@dataclass(frozen=True)
+class Logits:
+    """What the network says of N pictures.
+
+    Arguments:
+        values: float32 [n, C] of the pictures that could be read.
+        rows: int64 [n], their places among the N, ascending.
+        damaged: (place, reason) of the others.
+    """
+
+    values: NDArray[np.float32]
+    rows: NDArray[np.int64]
+    damaged: list[tuple[int, str]]
+
+
+@torch.no_grad()
+def compute_logits(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    n: int,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    *,
+    what: str,
+    after_batch: Callable[[], None] = lambda: None,
+) -> Logits:
+    """Run a network in eval mode over batches of pictures, each once.
+
+    Arguments:
+        model: from float32 [B, 3, size, size] to logits [B, C].
+        batches: decoded pictures.
+        n: number of pictures, for the progress bar.
+        preprocessing: of the model.
+        device: where the model lies.
+        what: the text before the progress bar.
+        after_batch: called after each batch; may raise to stop.
+    """
+    model.eval()
+    values: list[Tensor] = []
+    rows: list[Tensor] = []
+    damaged: list[tuple[int, str]] = []
+    with progress(n, what) as bar:
+        for batch in batches:
+            damaged.extend(batch.damaged)
+            if len(batch.indices):
+                images = preprocessing.normalize(batch.images.to(device, non_blocking=True))
+                values.append(model(images).float().cpu())
+                rows.append(batch.indices)
+            bar.advance(len(batch.indices) + len(batch.damaged))
+            after_batch()
+    if not rows:
+        return Logits(np.zeros((0, 0), np.float32), np.zeros(0, np.int64), sorted(damaged))
+    order = torch.cat(rows).argsort()
+    return Logits(torch.cat(values)[order].numpy(), torch.cat(rows)[order].numpy(), sorted(damaged))
+
+
+def activate(logits_NC: NDArray[np.float32], activation: str) -> NDArray[np.float32]:
+    """Scores in 0…1 by "sigmoid" or "softmax", float32 [N, C]."""
+    logits = torch.from_numpy(logits_NC)
+    scores = logits.softmax(dim=1) if activation == "softmax" else logits.sigmoid()
+    return np.asarray(scores.numpy(), dtype=np.float32)
+
+
+class Predictor:
+    """A trained model, ready to score pictures.
+
+    Arguments:
+        bundle: the model.
+        device: where it runs; None takes a GPU where there is one.
+        batch_size: pictures a forward pass.
+        workers: threads that decode; None is one a core.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: str | torch.device | None = None,
+        batch_size: int = 32,
+        workers: int | None = None,
+    ) -> None:
+        self.bundle = bundle
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.batch_size = batch_size
+        self.workers = workers
+        self._model = bundle.model.to(self.device).to(memory_format=torch.channels_last)
+
+    @classmethod
+    def load(cls, path: str | Path, **options: Any) -> Self:
+        """Read the bundle of a run folder, or a bundle folder itself.
+
+        Raises:
+            UserError: there is none, or it is damaged.
+        """
+        folder = Path(path)
+        return cls(load_bundle(folder / "model" if (folder / "model").is_dir() else folder), **options)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of the scores."""
+        return self.bundle.config.classes
+
+    def predict(self, paths: str | Path | Sequence[str | Path], *, on_error: str = "stop") -> Predictions:
+        """Score image files, and the images in folders (searched to the bottom, in the order of their names).
+
+        Ids are the paths; labels are all -1, unknown.
+
+        Raises:
+            UserError: a path that does not exist, no image at all, or damaged images unless `on_error` is "skip".
+        """
+        files = find_images([paths] if isinstance(paths, str | Path) else paths)
+        unknown = np.full((len(files), len(self.classes)), -1, dtype=np.int8)
+        return self._score(files, [str(file) for file in files], ["predict"] * len(files), unknown, on_error, {})[0]
+
+    def predict_manifest(self, manifest: Manifest, *, on_error: str = "stop") -> tuple[Predictions, Logits]:
+        """Score all images of a Manifest that has this model's classes, and give the logits beside.
+
+        Raises:
+            UserError: other classes, or damaged images unless `on_error` is "skip".
+        """
+        _require_classes(manifest, self.classes)
+        source = {"label_rule": manifest.label_rule}
+        splits = manifest.table["split"].to_list()
+        return self._score(manifest.paths, manifest.ids, splits, manifest.labels, on_error, source)
+
+    def _score(
+        self,
+        files: Sequence[Path],
+        ids: Sequence[str],
+        splits: Sequence[str],
+        labels: NDArray[np.int8],
+        on_error: str,
+        source: dict[str, str],
+    ) -> tuple[Predictions, Logits]:
+        config = self.bundle.config
+        pictures = Pictures(files, labels, config.preprocessing)
+        loader = Loader(pictures, EvaluationBatches(len(pictures), self.batch_size), self.workers)
+        logits = compute_logits(
+            self._model, loader, len(pictures), config.preprocessing, self.device, what="scoring pictures"
+        )
+        _report_damaged(files, logits.damaged, on_error)
+        if not len(logits.rows):
+            raise UserError("none of the pictures could be read.")
+        predictions = Predictions(
+            ids=tuple(ids[row] for row in logits.rows),
+            splits=tuple(splits[row] for row in logits.rows),
+            scores=activate(logits.values, config.activation),
+            labels=labels[logits.rows],
+            classes=config.classes,
+            task=config.task,
+            source={**source, "bundle_sha256": self.bundle.sha256, "crops": config.preprocessing.crops},
+        )
+        return predictions, logits
+
+
+def find_images(paths: Sequence[str | Path]) -> list[Path]:
+    """The files named, and the images in the folders named.
+
+    Raises:
+        UserError: a path that does not exist, or nothing found.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            found.extend(sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES))
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise UserError("there is no such file or folder.", file=path)
+    unique = list(dict.fromkeys(found))
+    if not unique:
+        raise UserError(f"no image found in {', '.join(map(str, paths))}.")
+    return unique
+
+
+def _require_classes(manifest: Manifest, classes: tuple[str, ...]) -> None:
+    if manifest.classes != classes:
+        missing, extra = set(classes) - set(manifest.classes), set(manifest.classes) - set(classes)
+        names = [", ".join(sorted(some)) or "none" for some in (missing, extra)]
+        detail = f"missing: {names[0]}; unknown to the model: {names[1]}" if missing or extra else "another order"
+        raise UserError(f"the data's classes are not the model's ({detail}).", file=manifest.root)
+
+
+def _report_damaged(files: Sequence[Path], damaged: list[tuple[int, str]], on_error: str) -> None:
+    if not damaged:
+        return
+    listing = "\n".join(f"  {files[row]}: {reason}" for row, reason in damaged)
+    if on_error == "stop":
+        raise UserError(
+            f"{len(damaged)} of {len(files)} pictures cannot be read:\n{listing}\n",
+            remedy="Mend or remove them, or leave them out with --on-error skip.",
+        )
+    log.warning("left out %d of %d pictures that cannot be read:\n%s", len(damaged), len(files), listing)
+
+
+def load(path: str | Path, **options: Any) -> Predictor:
+    """Read the trained model of a run folder, or a bundle folder; `options` are those of Predictor.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    return Predictor.load(path, **options)

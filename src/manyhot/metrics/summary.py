@@ -1,0 +1,98 @@
+"""The measured part of `metrics.json`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from manyhot.errors import UserError, nearest
+from manyhot.metrics.columns import Labels, Scores
+from manyhot.metrics.ranking import mean_ap, ranking_ap
+from manyhot.metrics.tail import tails
+from manyhot.metrics.thresholds import Average, class_thresholds, f_beta_of, threshold_counts
+from manyhot.metrics.topk import top_k_accuracy
+
+Task: TypeAlias = Literal["multilabel", "multiclass"]
+
+
+def measure(
+    scores: Scores,
+    labels: Labels,
+    classes: Sequence[str],
+    *,
+    task: Task = "multilabel",
+    thresholds: ArrayLike = 0.5,
+    beta: float = 2.0,
+    average: Average = "macro",
+) -> dict[str, Any]:
+    """Every measure of a table of scores, as plain Python numbers ready for JSON; None where undefined.
+
+    The keys and their mathematics are in `docs/metrics.md`.
+
+    Arguments:
+        scores: float32 or float64 [N, C], 0…1, finite; after the sigmoid or softmax.
+        labels: int8 [N, C]; 1 present, 0 absent, -1 left out of that class.
+        classes: C class names.
+        task: "multiclass" adds top-1 and top-5 accuracy and allows one present class an image.
+        thresholds: a number, or float [C]; predicted where score > threshold.
+        beta: weight of recall in F-beta.
+        average: how F-beta is averaged: "macro", "micro" or "samples".
+
+    Raises:
+        UserError: shapes or dtypes do not fit; a score or threshold is NaN or infinite; a label is none of -1, 0, 1;
+            `task`, `beta` or `average` is out of range.
+    """
+    if task not in get_args(Task):
+        raise UserError(f"there is no task '{task}'.", remedy=nearest(task, get_args(Task)))
+    if scores.ndim == 2 and scores.shape[1] != len(classes):
+        raise UserError(f"there are {len(classes)} class names for {scores.shape[1]} columns of scores.")
+    ranking = ranking_ap(scores, labels)
+    counts = threshold_counts(scores, labels, thresholds)
+    tail_accuracy, curve = tails(scores, labels)
+    columns: dict[str, list[Any]] = {
+        "name": list(classes),
+        "n_positive": ranking.n_positive.tolist(),
+        "n_ignored": ranking.n_ignored.tolist(),
+        "ap": _numbers(ranking.ap),
+        "ap_voc07": _numbers(ranking.voc07),
+        "ap_voc10": _numbers(ranking.voc10),
+        "threshold": class_thresholds(thresholds, len(classes)).tolist(),
+        "precision": _numbers(counts.precision()),
+        "recall": _numbers(counts.recall()),
+        "f1": _numbers(counts.f_beta(1.0)),
+        "tail_accuracy": _numbers(tail_accuracy),
+    }
+    mean, n_counted = mean_ap(ranking.ap)
+    f_value = f_beta_of(counts, scores, labels, thresholds, beta, average)
+    result: dict[str, Any] = {
+        "n_images": len(scores),
+        "classes": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)],
+        "map": _number(mean),
+        "map_voc07": _number(mean_ap(ranking.voc07)[0]),
+        "map_voc10": _number(mean_ap(ranking.voc10)[0]),
+        "n_classes_in_map": n_counted,
+        "accuracy": _number(counts.accuracy()),
+        "f_beta": {"beta": float(beta), "average": average, "value": _number(f_value)},
+        "mean_tail_accuracy": _number(mean_ap(tail_accuracy)[0]),
+        "tail_curve": {
+            "threshold": curve.thresholds.tolist(),
+            "mean": _numbers(curve.mean),
+            "n": curve.n.tolist(),
+        },
+    }
+    if task == "multiclass":
+        result["top1"] = _number(top_k_accuracy(scores, labels, 1))
+        result["top5"] = _number(top_k_accuracy(scores, labels, 5))
+    return result
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def _numbers(values: NDArray[np.float64]) -> list[float | None]:
+    return [_number(value) for value in values.tolist()]

@@ -1,0 +1,104 @@
+"""What the plots show, as arrays: precision by recall, labels that come together, false positives by true class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manyhot.metrics.ranking import precision_recall_curve
+from manyhot.metrics.tail import tail_curve
+from manyhot.predictions import Predictions
+
+Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class PairCounts:
+    """Images counted for pairs of classes.
+
+    Arguments:
+        counts: int64 [C, C].
+        totals: int64 [C]; images of the row's class.
+    """
+
+    counts: NDArray[np.int64]
+    totals: NDArray[np.int64]
+
+    @property
+    def shares(self) -> NDArray[np.float64]:
+        """`counts` by row total, in 0…1; 0 where the row has no image."""
+        return self.counts / np.maximum(self.totals, 1)[:, None]
+
+    def largest(self, number: int) -> list[tuple[int, int]]:
+        """The (row, column) pairs of different classes with the most images, at least one, most first."""
+        counts = self.counts.copy()
+        np.fill_diagonal(counts, 0)
+        order = np.argsort(-counts, axis=None, kind="stable")[:number]
+        width = counts.shape[1]
+        return [(int(i) // width, int(i) % width) for i in order if counts.flat[i] > 0]
+
+
+def precision_by_recall(scores: NDArray[np.float32], labels: NDArray[np.int8]) -> Curve:
+    """Recall and precision of one class, one point for each recall that is reached.
+
+    Precision at recall r is that of the shortest ranking that reaches r, so the area under these steps is the
+    non-interpolated AP.
+
+    Arguments:
+        scores: [N].
+        labels: [N]; 1 present, 0 absent, -1 ignored; at least one is 1.
+    """
+    _, precision, recall = precision_recall_curve(scores, labels)
+    reached, first = np.unique(recall, return_index=True)
+    inside = reached > 0
+    return reached[inside], precision[first[inside]]
+
+
+def tail_by_threshold(scores: NDArray[np.float32], labels: NDArray[np.int8]) -> Curve | None:
+    """Thresholds and tail accuracy of one class, each step's value from its threshold on; None above no score.
+
+    Arguments:
+        scores: [N], 0…1.
+        labels: [N]; 1 present, 0 absent, -1 ignored.
+    """
+    curve = tail_curve(scores, labels)
+    if not curve.starts.size:
+        return None
+    return np.append(curve.starts, curve.stop), np.append(curve.values, curve.values[-1])
+
+
+def mean_precision_by_recall(curves: list[Curve], points: int = 201) -> Curve:
+    """The mean over classes of precision at each of `points` recalls from 0 to 1."""
+    grid = np.linspace(0, 1, points)
+    rows = [precision[np.searchsorted(recall, grid - 1e-9)] for recall, precision in curves]
+    return grid, np.mean(rows, axis=0)
+
+
+def labels_together(predictions: Predictions) -> PairCounts:
+    """For each class (row): images that have it and also have the column's class; the diagonal is 0."""
+    present = (predictions.labels == 1).astype(np.int64)
+    counts = present.T @ present
+    np.fill_diagonal(counts, 0)
+    return PairCounts(counts, present.sum(axis=0))
+
+
+def false_positives(predictions: Predictions, thresholds: NDArray[np.float64]) -> PairCounts:
+    """For each class (row): images that have it and in which the column's class is predicted but absent.
+
+    A class is predicted where its score is above its threshold; for a multiclass task, where its score is the
+    highest.
+
+    Arguments:
+        predictions: scores and labels of N images.
+        thresholds: [C].
+    """
+    present = (predictions.labels == 1).astype(np.int64)
+    if predictions.task == "multiclass":
+        predicted = np.zeros(predictions.scores.shape, dtype=bool)
+        predicted[np.arange(len(predictions)), predictions.scores.argmax(axis=1)] = True
+    else:
+        predicted = predictions.scores > thresholds
+    wrong = (predicted & (predictions.labels == 0)).astype(np.int64)
+    return PairCounts(present.T @ wrong, present.sum(axis=0))

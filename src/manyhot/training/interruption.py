@@ -1,0 +1,46 @@
+"""Ctrl-C and SIGTERM: finish the step, save, and leave with the exit code that shells expect."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+
+class Interrupted(Exception):  # noqa: N818 - it is no error
+    """The user or the system asked to stop, and everything is saved.
+
+    Arguments:
+        signum: the signal; shells expect exit code 128 + signum.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+class SignalWatch:
+    """While open, SIGINT and SIGTERM are noted instead of carried out; a second one has its usual effect."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self._former: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                self._former[signum] = signal.signal(signum, self._note)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._restore()
+
+    def _note(self, signum: int, _: FrameType | None) -> None:
+        self.signum = signum
+        self._restore()
+
+    def _restore(self) -> None:
+        for signum, handler in self._former.items():
+            signal.signal(signum, handler)
+        self._former.clear()

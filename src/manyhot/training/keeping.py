@@ -1,0 +1,91 @@
+"""What is kept of a run: the last checkpoint, the best one, its bundle, the history."""
+
+from __future__ import annotations
+
+import logging
+from importlib.metadata import version
+from typing import Any
+
+from manyhot.atomic import sha256_file
+from manyhot.errors import UserError
+from manyhot.models.bundle import WEIGHTS, BundleConfig, read_config, save_bundle
+from manyhot.runs import Run
+from manyhot.training.checkpoints import load_checkpoint, save_checkpoint
+from manyhot.training.setup import Session
+from manyhot.training.state import State
+from manyhot.training.tracking import write_history
+
+log = logging.getLogger("manyhot")
+
+
+class Keeper:
+    """Writes a run's checkpoints so that a kill between any two writes loses nothing but time."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def save_last(self, session: Session, state: State) -> None:
+        """Everything that a resumed run needs."""
+        save_checkpoint(self.run.last, {"state": state.to_dict(), **session.state_dict()})
+
+    def save_epoch(self, session: Session, state: State) -> None:
+        """The end of an epoch: best weights and bundle if it is the best so far, then checkpoint, then history."""
+        line = state.history[-1]
+        value = -line["val_loss"] if line["val_map"] is None else line["val_map"]
+        if value > state.best_value:
+            state.best_epoch, state.best_value = state.epoch, value
+            best = {"weights": session.evaluated.state_dict(), "epoch": state.epoch, "val_map": line["val_map"]}
+            save_checkpoint(self.run.best, best)
+            self._save_bundle(session, best)
+        self.save_last(session, state)
+        write_history(self.run, state.history)
+
+    def resume(self, session: Session) -> State:
+        """Load the last checkpoint into the session, and mend what a kill may have left half done.
+
+        Raises:
+            UserError: a damaged checkpoint.
+        """
+        if not self.run.last.exists():
+            log.info("no checkpoint yet: starting from the beginning")
+            return State()
+        saved = load_checkpoint(self.run.last)
+        state = State(**saved.pop("state"))
+        session.load_state_dict(saved)
+        write_history(self.run, state.history)
+        if state.best_epoch:
+            self._mend_best(session, state)
+        log.info("resuming after %d epochs and %d steps of the next", state.epoch, state.step)
+        return state
+
+    def _mend_best(self, session: Session, state: State) -> None:
+        best = load_checkpoint(self.run.best)
+        if best["epoch"] not in {state.best_epoch, state.epoch + 1}:
+            raise UserError(
+                f"best.pt is of epoch {best['epoch']}, but last.pt says {state.best_epoch}.", file=self.run.best
+            )
+        try:
+            whole = read_config(self.run.model).weights_sha256 == sha256_file(self.run.model / WEIGHTS)
+        except (UserError, OSError):
+            whole = False
+        if not whole:
+            self._save_bundle(session, best)
+
+    def _save_bundle(self, session: Session, best: dict[str, Any]) -> None:
+        recipe, model, train = session.recipe, session.model, session.train
+        config = BundleConfig(
+            manyhot=version("manyhot"),
+            recipe=recipe.name,
+            model=recipe.model.model_copy(update={"weights": "none", "backbone": model.backbone.name}),
+            classes=train.classes,
+            task=train.task,
+            label_rule=train.label_rule,
+            activation=session.parts.loss.activation,
+            preprocessing=session.preprocessing,
+            stride=model.backbone.geometry.stride,
+            offset=model.backbone.geometry.offset,
+            thresholds=(recipe.evaluation.threshold,) * len(train.classes),
+            epoch=best["epoch"],
+            val_map=best["val_map"],
+        )
+        save_bundle(self.run.model, config, best["weights"])

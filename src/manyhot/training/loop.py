@@ -1,0 +1,176 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from typing import Any
+
+import torch
+
+from manyhot.data.loading import Batch
+from manyhot.errors import UserError
+from manyhot.inference.predict import compute_logits
+from manyhot.metrics.ranking import average_precision, mean_ap
+from manyhot.progress import progress
+from manyhot.runs import Run
+from manyhot.training.interruption import Interrupted, SignalWatch
+from manyhot.training.keeping import Keeper
+from manyhot.training.setup import STEP, Session, derive_seed
+from manyhot.training.state import State
+from manyhot.training.tracking import Tracker
+
+log = logging.getLogger("manyhot")
+
+
+def run_loop(run: Run, session: Session, state: State, keeper: Keeper) -> None:
+    """Train from where `state` stands to the recipe's last epoch.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM came; the step was finished and everything saved.
+        UserError: a loss that is not finite, or a picture that cannot be read any more.
+    """
+    tracker = Tracker(run, state.total_steps)
+    try:
+        with SignalWatch() as watch:
+            while state.epoch < session.recipe.training.epochs and not _is_stuck(session, state):
+                try:
+                    train_epoch(session, state, keeper, tracker, watch)
+                    line = evaluate_epoch(session, state, watch)
+                except Interrupted:
+                    keeper.save_last(session, state)
+                    raise
+                tracker.epoch(state.total_steps - 1, line)
+                state.end_epoch(line)
+                keeper.save_epoch(session, state)
+                log.info("%s", describe(line))
+    finally:
+        tracker.close()
+
+
+def train_epoch(session: Session, state: State, keeper: Keeper, tracker: Tracker, watch: SignalWatch) -> None:
+    """The steps of one epoch, from `state.step` on."""
+    recipe, epoch = session.recipe, state.epoch
+    if not recipe.model.frozen and recipe.training.freeze_epochs:
+        if epoch < recipe.training.freeze_epochs:
+            session.model.backbone.freeze()
+        else:
+            session.model.backbone.unfreeze()
+    session.model.train()
+    session.batches.start(epoch, skip=state.step)
+    left = max(0, len(session.train) - state.images)
+    started = time.perf_counter()
+    with progress(left, f"epoch {epoch + 1}/{recipe.training.epochs}") as bar:
+        for batch in session.train_loader if left else ():
+            loss = train_step(session, state, batch)
+            tracker.step(state.total_steps, loss)
+            now = time.perf_counter()
+            state.add_step(loss, len(batch.indices), now - started)
+            started = now
+            bar.advance(len(batch.indices), note=f"loss {state.loss_sum / state.step:.4f}")
+            if watch.signum is not None:
+                raise Interrupted(watch.signum)
+            if recipe.training.checkpoint_steps and state.total_steps % recipe.training.checkpoint_steps == 0:
+                keeper.save_last(session, state)
+
+
+def train_step(session: Session, state: State, batch: Batch) -> float:
+    """One step of the optimizer; returns the loss."""
+    recipe, accelerator = session.recipe, session.accelerator
+    _refuse_damaged(session, batch)
+    factor = session.parts.schedule.factor(state.total_steps, len(session.batches), recipe.training.epochs)
+    for group in session.optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * factor
+    # Dropout and the like are functions of (seed, step), so that a resumed run repeats them.
+    torch.manual_seed(derive_seed(recipe.seed, STEP, state.total_steps))
+    images = session.preprocessing.normalize(batch.images.to(accelerator.device, non_blocking=True))
+    logits = session.model(images)
+    loss = session.parts.loss.compute(logits, batch.labels.to(accelerator.device))
+    value = loss.item()
+    if not math.isfinite(value):
+        _stop_at_non_finite(session, state, batch, value)
+    accelerator.backward(loss)
+    if recipe.training.grad_clip is not None:
+        accelerator.clip_grad_norm_(session.model.parameters(), recipe.training.grad_clip)
+    session.optimizer.step()
+    session.optimizer.zero_grad()
+    if session.average is not None:
+        session.average.update_parameters(session.model)
+    return value
+
+
+def evaluate_epoch(session: Session, state: State, watch: SignalWatch) -> dict[str, Any]:
+    """Scores of the val split, each picture once, and the epoch's line of the history."""
+
+    def stop_if_asked() -> None:
+        if watch.signum is not None:
+            raise Interrupted(watch.signum)
+
+    logits = compute_logits(
+        session.evaluated,
+        session.val_loader,
+        len(session.val),
+        session.preprocessing,
+        session.accelerator.device,
+        what="validating",
+        after_batch=stop_if_asked,
+    )
+    if logits.damaged:
+        row, reason = logits.damaged[0]
+        raise UserError(f"the picture cannot be read any more: {reason}.", file=session.val.paths[row])
+    labels = session.val.labels
+    loss = session.parts.loss.compute(torch.from_numpy(logits.values), torch.from_numpy(labels)).item()
+    ap = average_precision(logits.values, labels)
+    mean, counted = mean_ap(ap)
+    rates = {group["name"]: group["lr"] for group in session.optimizer.param_groups}
+    return {
+        "epoch": state.epoch + 1,
+        "step": state.total_steps,
+        "train_loss": state.loss_sum / max(1, state.step),
+        "val_loss": loss,
+        "val_map": None if math.isnan(mean) else mean,
+        "val_map_classes": counted,
+        "val_ap": {
+            name: None if math.isnan(value) else float(value)
+            for name, value in zip(session.val.classes, ap, strict=True)
+        },
+        "lr": rates["head"],
+        "lr_backbone": rates.get("backbone"),
+        "seconds": round(state.seconds, 3),
+        "images_per_second": round(state.images / state.seconds, 2) if state.seconds else None,
+    }
+
+
+def describe(line: dict[str, Any]) -> str:
+    """An epoch in one line for people."""
+    mean = "undefined" if line["val_map"] is None else f"{line['val_map']:.4f}"
+    return (
+        f"epoch {line['epoch']}: train loss {line['train_loss']:.4f}, val loss {line['val_loss']:.4f}, "
+        f"val mAP {mean} over {line['val_map_classes']} classes, lr {line['lr']:.2e}, "
+        f"{line['images_per_second'] or 0:.1f} images/s"
+    )
+
+
+def _is_stuck(session: Session, state: State) -> bool:
+    patience = session.recipe.training.early_stopping
+    if patience is None or state.epoch - state.best_epoch < patience:
+        return False
+    log.info("no better val mAP for %d epochs: stopping early after epoch %d", patience, state.epoch)
+    return True
+
+
+def _refuse_damaged(session: Session, batch: Batch) -> None:
+    if batch.damaged:
+        row, reason = batch.damaged[0]
+        raise UserError(f"the picture cannot be read any more: {reason}.", file=session.train.paths[row])
+
+
+def _stop_at_non_finite(session: Session, state: State, batch: Batch, value: float) -> None:
+    ids = [session.train.ids[row] for row in batch.indices.tolist()]
+    rates = {group["name"]: f"{group['lr']:.3g}" for group in session.optimizer.param_groups}
+    raise UserError(
+        f"the loss is {value} at step {state.total_steps} (epoch {state.epoch + 1}), "
+        f"learning rate {', '.join(f'{rate} ({name})' for name, rate in rates.items())}, pictures {', '.join(ids)}.",
+        remedy="Lower optimizer.lr or set training.grad_clip. Checkpoints are from before this step.",
+    )

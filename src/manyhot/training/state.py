@@ -1,0 +1,52 @@
+"""Where a run stands: all that changes while it trains, but for the tensors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass
+class State:
+    """Counters and history of a run, saved with every checkpoint.
+
+    Arguments:
+        epoch: epochs done, evaluated and recorded.
+        step: steps done of the next epoch.
+        total_steps: optimizer steps done in all.
+        loss_sum: sum of the losses of this epoch's steps.
+        images: pictures seen in this epoch.
+        seconds: time spent in this epoch's steps.
+        history: one line an epoch.
+        best_epoch: the epoch of the best weights, from 1; 0 before the first.
+        best_value: what it was chosen by.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    total_steps: int = 0
+    loss_sum: float = 0.0
+    images: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_value: float = -math.inf
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    def add_step(self, loss: float, images: int, seconds: float) -> None:
+        """Count a step."""
+        self.step += 1
+        self.total_steps += 1
+        self.loss_sum += loss
+        self.images += images
+        self.seconds += seconds
+
+    def end_epoch(self, line: dict[str, Any]) -> None:
+        """Record an epoch and start counting the next."""
+        self.history.append(line)
+        self.epoch += 1
+        self.step, self.loss_sum, self.images, self.seconds = 0, 0.0, 0, 0.0

@@ -1,0 +1,83 @@
+"""What a run tells about itself: log.txt, history.jsonl, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from manyhot.atomic import write_text
+from manyhot.runs import Run
+
+log = logging.getLogger("manyhot")
+
+
+@contextmanager
+def log_file(run: Run) -> Iterator[None]:
+    """While open, everything that is logged goes to log.txt, whatever else the program does with logs."""
+    level = log.level
+    if log.getEffectiveLevel() > logging.INFO:
+        log.setLevel(logging.INFO)
+    handler = logging.FileHandler(run.log, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        handler.close()
+
+
+def write_history(run: Run, history: list[dict[str, Any]]) -> None:
+    """Write history.jsonl anew; it is short, and so never holds half a line or a line twice."""
+    write_text(run.history, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in history))
+
+
+class Tracker:
+    """TensorBoard scalars by optimizer step, counted from 0.
+
+    Arguments:
+        run: the run.
+        first_step: events of this step and later ones, left by a killed process, are purged.
+    """
+
+    def __init__(self, run: Run, first_step: int) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # raised within tensorboard's own imports
+            from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(run.tensorboard), purge_step=first_step)
+
+    def step(self, step: int, loss: float) -> None:
+        """The loss of one step."""
+        self._scalar("loss/step", loss, step)
+
+    def epoch(self, step: int, line: dict[str, Any]) -> None:
+        """A line of the history, at the last step of its epoch."""
+        for tag, key in _TAGS.items():
+            self._scalar(tag, line.get(key), step)
+        for name, value in line["val_ap"].items():
+            self._scalar(f"AP/{name}", value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Flush and close the event file."""
+        self._writer.close()
+
+    def _scalar(self, tag: str, value: float | None, step: int) -> None:
+        if value is not None:
+            self._writer.add_scalar(tag, value, step)
+
+
+_TAGS = {
+    "loss/train": "train_loss",
+    "loss/val": "val_loss",
+    "mAP/val": "val_map",
+    "lr/head": "lr",
+    "lr/backbone": "lr_backbone",
+    "images_per_second": "images_per_second",
+}
