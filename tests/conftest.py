@@ -38,7 +38,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CSV of 50 pictures of coloured squares on noise, some labels ignored; splits train (26), val (12), test (12)."""
+    """A CSV of 50 pictures of coloured squares on noise, some labels ignored: 26 train, 12 val, 12 test."""
     folder = tmp_path_factory.mktemp("tiny")
     rng = np.random.default_rng(7)
     lines = ["image,split," + ",".join(COLOURS)]

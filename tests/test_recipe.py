@@ -140,7 +140,7 @@ def test_an_override_sets_one_leaf_and_nothing_else(path, value):
         (LEAST + "training:\n  epochs: 1\n  epochs: 2\n", [], ["line 5", "'epochs'", "twice"]),
         (LEAST + "1: 2\n", [], ["keys should be strings"]),
         (LEAST + "loss: 3\n", [], ["loss", "name"]),
-        (LEAST + "loss: {reduction: sum}\n", [], ["loss", "name"]),
+        (LEAST + "loss: {reduction: sum}\n", ["loss.name=3"], ["loss", "name"]),
         (LEAST + "input: {augment: [{p: 1}]}\n", [], ["input.augment", "name"]),
         ("name: a\n", [], ["model", "required"]),
         ("- a\n", [], ["mapping"]),
@@ -218,3 +218,17 @@ def test_nearest_lists_what_is_known_and_cuts_long_lists():
     assert "name039" in long
     assert "name040" not in long
     assert long.endswith("….")
+
+
+def test_settings_without_a_name_are_those_of_the_default_part():
+    recipe = parse_recipe(LEAST, "x", ["optimizer.lr=0.5", "loss.reduction=sum", "schedule.warmup_epochs=1"])
+    assert recipe.optimizer == {"name": "adamw", "lr": 0.5}
+    assert recipe.loss == {"name": "bce", "reduction": "sum"}
+    assert recipe.schedule == {"name": "constant", "warmup_epochs": 1}
+    assert parse_recipe(dump_recipe(recipe), "x") == recipe
+
+
+@pytest.mark.parametrize("override", ["input={fit: squash, resize: 256}", "input.resize=200"])
+def test_a_resize_without_effect_is_refused(override):
+    with pytest.raises(UserError, match="resize"):
+        parse_recipe(LEAST, "x", [override])

@@ -111,7 +111,7 @@ WRONG = [
     ("input", {"augment": [{"name": "horizontal_flip", "p": 2}]}),
     ("loss", "bcee"),
     ("loss", {"name": "bce", "reduction": "product"}),
-    ("loss", {"reduction": "sum"}),
+    ("loss", {"label_smoothing": 0.1}),
     ("optimizer", {"name": "sgd", "momentum": 1}),
     ("optimizer", {"name": "sgd", "beta1": 0.5}),
     ("schedule", 3),

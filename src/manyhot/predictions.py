@@ -19,7 +19,7 @@ _KEY = "manyhot.predictions"
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Predictions:
     """Scores of N images for C classes.
 
@@ -95,7 +95,10 @@ class Predictions:
         """
         try:
             frame = pl.read_parquet(path)
-            metadata = json.loads(pl.read_parquet_metadata(path)[_KEY])
+            stored = pl.read_parquet_metadata(path)
+            if _KEY not in stored:
+                raise ValueError(f"the file's metadata lacks {_KEY}")  # noqa: TRY301
+            metadata = json.loads(stored[_KEY])
         except FileNotFoundError:
             raise UserError("there is no such file.", file=path) from None
         except (KeyError, ValueError, pl.exceptions.PolarsError) as error:

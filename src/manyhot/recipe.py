@@ -4,28 +4,35 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from manyhot.errors import UserError, nearest
 from manyhot.registry import explain
 
 
-def _as_setting(value: Any) -> Any:
-    """A part may be written as its bare name."""
-    setting = {"name": value} if isinstance(value, str) else value
-    if not isinstance(setting, dict) or not isinstance(setting.get("name"), str):
-        raise ValueError("should be a name, or a mapping with a name and its settings")  # noqa: TRY004 - pydantic's way
-    return setting
+def _setting(default: str | None) -> BeforeValidator:
+    """A part may be written as its bare name, and its settings without the name where that is the default."""
+
+    def complete(value: Any) -> Any:
+        setting = {"name": value} if isinstance(value, str) else value
+        if isinstance(setting, dict) and "name" not in setting and default is not None:
+            setting = {"name": default, **setting}
+        if not isinstance(setting, dict) or not isinstance(setting.get("name"), str):
+            raise ValueError("should be a name, or a mapping with a name and its settings")  # noqa: TRY004
+        return setting
+
+    return BeforeValidator(complete, json_schema_input_type=str | dict[str, Any])
 
 
-Setting = Annotated[
-    dict[str, Any],
-    BeforeValidator(_as_setting, json_schema_input_type=str | dict[str, Any]),
-]
-"""A named part with its settings, `{"name": …, key: value, …}`; a bare string is a name without settings."""
+# A named part with its settings, {"name": …, key: value, …}; a bare string is a name without settings.
+Setting = Annotated[dict[str, Any], _setting(None)]
+PoolingSetting = Annotated[dict[str, Any], _setting("average")]
+LossSetting = Annotated[dict[str, Any], _setting("bce")]
+OptimizerSetting = Annotated[dict[str, Any], _setting("adamw")]
+ScheduleSetting = Annotated[dict[str, Any], _setting("constant")]
 
 
 class Section(BaseModel):
@@ -65,10 +72,15 @@ class Model(Section):
         description="`imagenet` (the library's own download, or `imagenet:TAG` for one of several), `none`, or the "
         "path of a state dict or safetensors file",
     )
+    output_stride: Literal[8, 16, 32] | None = Field(
+        None,
+        description="pixels between cells of the feature map, where timm can trade strides for dilation; "
+        "null: the network's own",
+    )
     frozen: bool = Field(
         default=False, description="the backbone is not trained: no gradient, no BatchNorm update, always eval mode"
     )
-    pooling: Setting = Field(
+    pooling: PoolingSetting = Field(
         default={"name": "average"}, description="from the feature map to one vector: a pooling part"
     )
     feature_norm: bool = Field(
@@ -98,6 +110,14 @@ class Input(Section):
     augment: tuple[Setting, ...] = Field(
         (), description="augmentation parts for training, in order; a cropping part takes the place of `fit`"
     )
+
+    @model_validator(mode="after")
+    def _resize_has_an_effect(self) -> Self:
+        if self.resize is not None and self.fit == "squash":
+            raise ValueError("resize has no effect with fit: squash")
+        if self.resize is not None and self.resize < self.size:
+            raise ValueError(f"resize {self.resize} is smaller than size {self.size}")
+        return self
 
 
 class Training(Section):
@@ -142,9 +162,9 @@ class Recipe(Section):
     data: Data = Field(default=Data())
     input: Input = Field(default=Input())
     model: Model
-    loss: Setting = Field(default={"name": "bce"}, description="a loss part")
-    optimizer: Setting = Field(default={"name": "adamw"}, description="an optimizer part")
-    schedule: Setting = Field(default={"name": "constant"}, description="a learning-rate schedule part")
+    loss: LossSetting = Field(default={"name": "bce"}, description="a loss part")
+    optimizer: OptimizerSetting = Field(default={"name": "adamw"}, description="an optimizer part")
+    schedule: ScheduleSetting = Field(default={"name": "constant"}, description="a learning-rate schedule part")
     training: Training = Field(default=Training())
     evaluation: Evaluation = Field(default=Evaluation())
 

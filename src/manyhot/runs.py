@@ -144,8 +144,11 @@ def record_environment(run: Run, device: str) -> None:
 
 
 def _git_revision() -> str | None:
-    """The revision of the code that runs, with a mark for uncommitted changes; None outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    """The revision of the code that runs, with a mark for uncommitted changes; None outside a checkout of its own."""
+    checkout = Path(__file__).parents[2]
+    if not (checkout / ".git").exists():
+        return None  # installed; a repository further up is somebody else's
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
     except (OSError, subprocess.SubprocessError):

@@ -29,15 +29,17 @@ def recipe_schema() -> dict[str, Any]:
     for key, registry in REGISTRIES.items():
         *section, name = key.split(".")
         properties = schema["$defs"][section[0].capitalize()]["properties"] if section else schema["properties"]
-        parts = {"anyOf": [_part_schema(one, part) for one, part in registry]}
-        target = properties[name]["items"] if "items" in properties[name] else properties[name]
+        is_list = "items" in properties[name]
+        target = properties[name]["items"] if is_list else properties[name]
+        default = None if is_list else target["default"]["name"]
         target.pop("type", None)
-        target["anyOf"] = [{"enum": [one for one, _ in registry]}, *parts["anyOf"]]
+        parts = [_part_schema(one, part, needs_name=one != default) for one, part in registry]
+        target["anyOf"] = [{"enum": [one for one, _ in registry]}, *parts]
     return schema
 
 
-def _part_schema(name: str, part: Any) -> dict[str, Any]:
+def _part_schema(name: str, part: Any, *, needs_name: bool) -> dict[str, Any]:
     schema: dict[str, Any] = part.model_json_schema()
     schema["properties"] = {"name": {"const": name}, **schema.get("properties", {})}
-    schema["required"] = ["name", *schema.get("required", [])]
+    schema["required"] = [*(["name"] if needs_name else []), *schema.get("required", [])]
     return schema

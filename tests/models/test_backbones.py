@@ -162,3 +162,13 @@ def test_no_network_is_covered_by_two_families():
 
     for name in torchvision_names():
         assert sum(fnmatchcase(name, pattern) for pattern in backbones._families) == 1
+
+
+def test_output_stride_trades_strides_for_dilation() -> None:
+    backbone = create_backbone("timm/test_resnet", "none", 8).eval()
+    assert backbone(torch.zeros(1, 3, 64, 64)).shape[-2:] == (8, 8)
+    assert backbone.geometry.stride == 8
+    with pytest.raises(UserError, match="output stride"):
+        create_backbone("torchvision/resnet18", "none", 8)
+    with pytest.raises(UserError, match="output stride of 8"):
+        create_backbone("timm/test_vit", "none", 8)

@@ -61,7 +61,7 @@ def test_sigkill_at_five_random_moments(
 ) -> None:
     whole, seconds = uninterrupted
     out = tmp_path / "killed"
-    rng = random.Random()  # noqa: S311 - another five moments each time: the claim is about all of them
+    rng = random.Random()
     kills = 0
     for _ in range(5):
         process = start(tiny_recipe, tiny_table, out, "--resume")

@@ -69,7 +69,7 @@ class Row:
     boxes: Sequence[Box] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Manifest:
     """The images of a data set with their image-level labels.
 
@@ -203,7 +203,10 @@ class Manifest:
         """
         try:
             table = pl.read_parquet(path)
-            metadata: dict[str, Any] = json.loads(pl.read_parquet_metadata(path)[_KEY])
+            stored = pl.read_parquet_metadata(path)
+            if _KEY not in stored:
+                raise ValueError(f"the file's metadata lacks {_KEY}")  # noqa: TRY301
+            metadata: dict[str, Any] = json.loads(stored[_KEY])
         except FileNotFoundError:
             raise UserError("there is no such file.", file=path) from None
         except (KeyError, ValueError, pl.exceptions.PolarsError) as error:

@@ -141,7 +141,7 @@ class Backbone(nn.Module):
         return self
 
 
-def create_backbone(name: str, weights: str = "imagenet") -> Backbone:
+def create_backbone(name: str, weights: str = "imagenet", output_stride: int | None = None) -> Backbone:
     """The feature extractor of a published network.
 
     Arguments:
@@ -149,19 +149,24 @@ def create_backbone(name: str, weights: str = "imagenet") -> Backbone:
             family here, timm's otherwise.
         weights: `imagenet`, `imagenet:TAG`, `none` or the path of a file. torchvision's plain `imagenet` is
             IMAGENET1K_V1, the weights of the published recipes; timm's is its default tag.
+        output_stride: 8, 16 or 32 pixels between cells, by dilation in place of strides, where timm's network can;
+            None is the network's own.
 
     Raises:
-        UserError: an unknown name or tag, weights that cannot be fetched or read, or those of another network.
+        UserError: an unknown name or tag, an output stride that the network does not offer, weights that cannot be
+            fetched or read, or those of another network.
     """
     library, _, bare = name.rpartition("/")
     wanted = parse_weights(weights)
     if library in ("", "torchvision") and bare in torchvision_names():
+        if output_stride is not None:
+            raise UserError(f"torchvision/{bare} has an output stride of its own.", remedy=f"Try timm/{bare}.")
         return _from_torchvision(bare, wanted)
     if library in ("", "timm"):
         import timm
 
         if timm.is_model(bare.partition(".")[0]):
-            return _from_timm(bare, wanted)
+            return _from_timm(bare, wanted, output_stride)
     raise _unknown(name, library, bare)
 
 
@@ -359,7 +364,7 @@ def timm_geometry(*classes: str) -> Callable[[Declaration], Declaration]:
     return add
 
 
-def _from_timm(name: str, weights: Weights) -> Backbone:
+def _from_timm(name: str, weights: Weights, output_stride: int | None) -> Backbone:
     import timm
 
     architecture, _, tag = name.partition(".")
@@ -370,9 +375,9 @@ def _from_timm(name: str, weights: Weights) -> Backbone:
     full = f"{architecture}.{tag}" if tag else architecture
     if weights.source == "imagenet":
         with downloading(f"{full} of timm"):
-            body = _create_timm(full, pretrained=True)
+            body = _create_timm(full, pretrained=True, output_stride=output_stride)
     else:
-        body = _create_timm(full, pretrained=False)
+        body = _create_timm(full, pretrained=False, output_stride=output_stride)
     for child in (*_TIMM_HEADS, *(["conv_head"] if type(body).__name__ == "MobileNetV3" else [])):
         if isinstance(getattr(body, child, None), nn.Module):
             setattr(body, child, nn.Identity())
@@ -392,10 +397,17 @@ def _from_timm(name: str, weights: Weights) -> Backbone:
     )
 
 
-def _create_timm(name: str, *, pretrained: bool) -> Any:
+def _create_timm(name: str, *, pretrained: bool, output_stride: int | None) -> Any:
     """timm's network without its classifier, and able to take pictures of any size where it can be told to."""
     import timm
 
+    if output_stride is not None:
+        try:
+            return timm.create_model(
+                name, pretrained=pretrained, num_classes=0, global_pool="", output_stride=output_stride
+            )
+        except (TypeError, NotImplementedError, AssertionError, RuntimeError):
+            raise UserError(f"timm/{name} does not offer an output stride of {output_stride}.") from None
     attempts: list[dict[str, Any]] = [{"global_pool": ""}, {}]
     settings = timm.models.get_pretrained_cfg(name)
     if settings is not None and settings.fixed_input_size:

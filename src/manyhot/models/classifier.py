@@ -95,7 +95,7 @@ def create_classifier(model: recipe.Model, n_classes: int) -> Classifier:
     """
     assert n_classes >= 1, f"a classifier of {n_classes} classes"
     pooling = poolings.build(model.pooling)
-    backbone = create_backbone(model.backbone, model.weights)
+    backbone = create_backbone(model.backbone, model.weights, model.output_stride)
     if model.frozen:
         backbone.freeze()
     return Classifier(backbone, pooling, n_classes, feature_norm=model.feature_norm, dropout=model.dropout)

@@ -71,7 +71,10 @@ def train_epoch(session: Session, state: State, keeper: Keeper, tracker: Tracker
             bar.advance(len(batch.indices), note=f"loss {state.loss_sum / state.step:.4f}")
             if watch.signum is not None:
                 raise Interrupted(watch.signum)
-            if recipe.training.checkpoint_steps and state.total_steps % recipe.training.checkpoint_steps == 0:
+            # The last step needs none: the epoch's own checkpoint follows, and TensorBoard resumes cleanly only there.
+            every = recipe.training.checkpoint_steps
+            if every and state.total_steps % every == 0 and state.step < len(session.batches):
+                tracker.flush()
                 keeper.save_last(session, state)
 
 

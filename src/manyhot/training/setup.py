@@ -55,13 +55,18 @@ def assign_splits(manifest: Manifest, recipe: Recipe) -> Manifest:
     """The Manifest with a validation split: the source's own, or a share of the train split.
 
     Raises:
-        UserError: the train split holds no images, or a class order that training cannot use.
+        UserError: the train split holds no images, or too few to take a share of.
     """
     data = recipe.data
     manifest.split(data.train_split)
     if data.val_split not in manifest.splits:
         manifest = manifest.with_validation(data.train_split, data.val_split, data.val_fraction, recipe.seed)
-        manifest.split(data.val_split)
+        if data.val_split not in manifest.splits:
+            raise UserError(
+                f"{data.val_fraction:g} of split '{data.train_split}' is not one picture to validate on.",
+                file=manifest.root,
+                remedy="Set a larger data.val_fraction, or name a split with data.val_split.",
+            )
     return manifest
 
 

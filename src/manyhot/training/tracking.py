@@ -62,6 +62,10 @@ class Tracker:
             self._scalar(tag, line.get(key), step)
         for name, value in line["val_ap"].items():
             self._scalar(f"AP/{name}", value, step)
+        self.flush()
+
+    def flush(self) -> None:
+        """Bring all events to disk, as a checkpoint of this step must find them there."""
         self._writer.flush()
 
     def close(self) -> None:
