@@ -54,7 +54,10 @@ RunFolder = Annotated[Path, typer.Argument(help="A run folder, made by `manyhot 
 def options(
     quiet: Annotated[bool, typer.Option("--quiet", help="Only warnings and results.")] = False,
 ) -> None:
-    """Set up what is said on standard error."""
+    """Set up the process, and what is said on standard error."""
+    from manyhot.processor import prepare_processor
+
+    prepare_processor()
     log = logging.getLogger("manyhot")
     log.setLevel(logging.INFO)
     logging.getLogger("manyhot.progress").disabled = quiet
@@ -74,7 +77,6 @@ def demo(
     from manyhot.recipe import load_recipe
     from manyhot.training.train import train as run_training
 
-    _prepare_process()
     run = run_training(load_recipe("digits-small"), _read("digits"), out, resume=(out / "recipe.yaml").exists())
     report = _evaluate(run.path, "test")
     if open:
@@ -170,7 +172,6 @@ def train(
     loaded = load_recipe(recipe, overrides)
     from manyhot.training.train import train as run_training
 
-    _prepare_process()
     run = run_training(loaded, _read(data, kind, loaded.data.difficult), out, resume=resume)
     typer.echo(f"trained: {run.model}\nNext: manyhot evaluate {run.path}")
 
@@ -185,7 +186,6 @@ def evaluate(
     kind: Kind = None,
 ) -> None:
     """Measure a run's best model on a split and write its report."""
-    _prepare_process()
     manifest = _read(data, kind) if data else None
     _evaluate(run, split, manifest=manifest, overrides=changes, on_error=on_error)
 
@@ -202,7 +202,6 @@ def predict(
     from manyhot.predictions import require_suffix
 
     require_suffix(out)
-    _prepare_process()
     predictions = load(model).predict(paths, on_error=on_error)
     predictions.save(out)
     typer.echo(f"{len(predictions)} pictures scored: {out}")
@@ -221,12 +220,6 @@ def main() -> None:
             raise
         typer.echo("stopped; everything is saved. Continue with the same command and --resume.", err=True)
         sys.exit(128 + signum)
-
-
-def _prepare_process() -> None:
-    from manyhot.allocator import keep_large_blocks
-
-    keep_large_blocks()
 
 
 def _read(source: str, kind: str | None = None, difficult: Any = "ignore") -> Manifest:

@@ -114,12 +114,11 @@ def _facts(recipe: Recipe, predictor: Predictor) -> list[tuple[str, str]]:
     """What the report says of the model, beside its measures."""
     config = predictor.bundle.config
     return [
-        ("backbone", config.model.backbone + (", frozen" if config.model.frozen else "")),
-        ("weights", recipe.model.weights),
-        ("pooling", str(config.model.pooling["name"])),
-        ("input", config.preprocessing.crops),
-        ("epoch", str(config.epoch)),
-        ("trained with", f"manyhot {config.manyhot}"),
+        ("Backbone", config.model.backbone + (", frozen" if config.model.frozen else "")),
+        ("Weights", recipe.model.weights),
+        ("Pooling", str(config.model.pooling["name"])),
+        ("Epoch", str(config.epoch)),
+        ("Trained with", f"manyhot {config.manyhot}"),
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from manyhot.report.svg import FIRST, INK, LINE, SECOND, SOFT, SURFACE, Plot, blank, plot_style, render, shortened
@@ -116,7 +116,9 @@ def tail_mean(threshold: ArrayLike, mean: ArrayLike, counted: ArrayLike) -> Plot
     upper.step(t, accuracy, where="post", color=FIRST)
     upper.set_title("Tail accuracy by threshold, mean", y=1.06)
     lowest = float(np.nanmin(accuracy)) if np.isfinite(accuracy).any() else 0.0
-    upper.set_ylim(math.floor(lowest * 10 - 0.2) / 10 if lowest > 0.2 else 0, 1.02)
+    bottom = math.floor(lowest * 10 - 0.2) / 10 if lowest > 0.2 else 0.0
+    upper.set_ylim(bottom, 1 + 0.05 * (1 - bottom))
+    upper.set_yticks([tick for tick in MaxNLocator(5).tick_values(bottom, 1) if bottom <= tick <= 1])
     upper.tick_params(labelbottom=False)
     lower.fill_between(t, n, step="post", color=SECOND, alpha=0.3, linewidth=0)
     lower.step(t, n, where="post", color=SECOND, linewidth=1.2)
@@ -215,11 +217,7 @@ def _by_epoch(
         axes.plot(epochs, values, color=colour, drawstyle=steps, marker=marker, markersize=4, label=label, **dashed)
         told.append(f"{label} {values[0]:.4g} at epoch {epochs[0]:.0f}, {values[-1]:.4g} at epoch {epochs[-1]:.0f}")
     everything = np.concatenate([values for _, values in lines.values()])
-    if name == "learning_rate" and everything.min() > 0 and everything.max() / everything.min() >= 10:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
-        axes.yaxis.set_minor_locator(NullLocator())
-    elif name == "learning_rate":
+    if name == "learning_rate":
         axes.set_ylim(0, (float(everything.max()) or 1.0) * 1.1)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
     if len(lines) > 1:
