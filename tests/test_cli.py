@@ -1,0 +1,120 @@
+"""The verbs one after the other, as a person would type them, on a small data set."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+import manyhot
+from manyhot.cli import main
+from manyhot.data.sources import digits as digits_source
+from manyhot.predictions import Predictions
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """The command line in this process: what it prints."""
+
+    def call(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["manyhot", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        printed = capsys.readouterr()
+        assert stop.value.code in (0, None), printed.err
+        return printed.out
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_table: Path, tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("cli") / "run"
+    manyhot.train(manyhot.load_recipe(str(tiny_recipe)), manyhot.open_source(str(tiny_table)), out)
+    return out
+
+
+def test_recipes_are_listed_printed_and_described(run) -> None:
+    listed = run("recipes")
+    for name in ("digits-small", "voc-squeezenet-frozen", "voc-squeezenet", "voc-resnet18-sgd"):
+        assert name in listed
+        assert f"manyhot train {name} --data" in run("recipes", name)
+    assert json.loads(run("recipes", "--schema"))["properties"]["training"]
+
+
+def test_inspect_counts(run, tiny_table: Path) -> None:
+    said = run("data", "inspect", tiny_table)
+    for word in ("red", "green", "blue", "train", "val", "test"):
+        assert word in said
+    assert "26" in said
+
+
+def test_show_describes_and_draws(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digits_source, "COUNTS", {"train": 4, "val": 2, "test": 2})
+    drawn = tmp_path / "drawn.png"
+    said = run("data", "show", "digits", "0", "--out", drawn)
+    assert "box " in said
+    assert "split    train" in said
+    with Image.open(drawn) as image:
+        assert min(image.size) >= 96
+
+
+def test_digits_written_as_voc_read_the_same(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digits_source, "COUNTS", {"train": 6, "val": 3, "test": 3})
+    run("data", "prepare", "digits", "--as", "voc", "--out", tmp_path / "voc")
+    ours, theirs = manyhot.open_source("digits"), manyhot.open_source(str(tmp_path / "voc"))
+    order = [theirs.classes.index(name) for name in ours.classes]
+    assert {*ours.splits} == {*theirs.splits}
+    for split in ours.splits:
+        np.testing.assert_array_equal(ours.split(split).labels, theirs.split(split).labels[:, order])
+
+
+def test_train_evaluate_predict(run, tiny_table: Path, tiny_recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    said = run("train", tiny_recipe, "--data", tiny_table, "--out", out, "--set", "training.epochs=1")
+    assert f"manyhot evaluate {out}" in said
+    said = run("evaluate", out, "--split", "test")
+    metrics = json.loads((out / "evaluation" / "test" / "metrics.json").read_text())
+    assert f"mAP {metrics['map']:.4f}" in said
+    assert "12 images" in said
+    assert metrics["bundle_sha256"] == json.loads((out / "model" / "config.json").read_text())["weights_sha256"]
+    assert (out / "evaluation" / "test" / "report.html").exists()
+    again = run("evaluate", out, "--split", "test", "--data", tiny_table)
+    assert again == said
+    other = run("evaluate", out, "--split", "test", "--set", "evaluation.threshold=0.9")
+    assert f"mAP {metrics['map']:.4f}" in other
+    assert json.loads((out / "evaluation" / "test" / "metrics.json").read_text())["classes"][0]["threshold"] == 0.9
+
+
+def test_predictions_are_the_same_in_every_format(run, trained: Path, tiny_table: Path, tmp_path: Path) -> None:
+    for suffix in ("parquet", "csv", "json"):
+        said = run("predict", trained, tiny_table.parent, "--out", tmp_path / f"scores.{suffix}")
+        assert "50 pictures scored" in said
+    whole = Predictions.load(tmp_path / "scores.parquet")
+    table = pl.read_csv(tmp_path / "scores.csv")
+    rows = json.loads((tmp_path / "scores.json").read_text())
+    assert table["id"].to_list() == list(whole.ids) == [row["id"] for row in rows]
+    for c, name in enumerate(whole.classes):
+        np.testing.assert_allclose(table[name].to_numpy(), whole.scores[:, c], atol=1e-6)
+        np.testing.assert_allclose([row[name] for row in rows], whole.scores[:, c], atol=1e-6)
+    assert (whole.labels == -1).all()
+
+
+def test_five_lines_of_python(trained: Path, tiny_table: Path) -> None:
+    model = manyhot.load(trained)
+    predictions = model.predict([tiny_table.parent / "00.png", tiny_table.parent / "01.png"])
+    best = predictions.scores.argmax(axis=1)
+    assert [predictions.classes[c] in {"red", "green", "blue"} for c in best] == [True, True]
+    alone = model.predict(tiny_table.parent / "01.png")
+    np.testing.assert_allclose(alone.scores[0], predictions.scores[1], atol=1e-6)
+
+
+def test_unknown_names_of_the_package() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        _ = manyhot.trian
+    assert "train" in dir(manyhot)
