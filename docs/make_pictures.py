@@ -1,6 +1,7 @@
 """Take the pictures of README and docs from a real report.
 
-Run `python docs/make_pictures.py demo/evaluation/test/report.html` after `make demo`. Needs Chromium and the `dev` extra (playwright).
+Run `python docs/make_pictures.py demo/evaluation/test/report.html` after `make demo`. Needs Chromium and playwright
+(the `dev` extra).
 """
 
 from __future__ import annotations

@@ -8,6 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from manyhot.processor import prepare_processor
+
+prepare_processor()  # as the command line does, before anything loads torch
+
 COLOURS = {"red": (200, 30, 30), "green": (30, 170, 40), "blue": (30, 40, 210)}
 
 RECIPE = """

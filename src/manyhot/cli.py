@@ -87,11 +87,16 @@ def demo(
 def recipes(
     name: Annotated[Optional[str], typer.Argument(help="The recipe to print; without it, all are listed.")] = None,  # noqa: UP045
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of recipes.")] = False,
+    reference: Annotated[bool, typer.Option("--reference", help="Print every key, part and setting.")] = False,
 ) -> None:
-    """List the recipes, print one, or print their JSON schema."""
+    """List the recipes, print one, or print what a recipe may say."""
     from manyhot.recipe import load_recipe, shipped
 
-    if schema:
+    if reference:
+        from manyhot.schema import recipe_reference
+
+        typer.echo(recipe_reference(), nl=False)
+    elif schema:
         import json
 
         from manyhot.schema import recipe_schema

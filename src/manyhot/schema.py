@@ -1,7 +1,8 @@
-"""The JSON schema of recipes, the named parts included."""
+"""The JSON schema of recipes, the named parts included, and their reference for people."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from manyhot.data.transforms import augmentations
@@ -43,3 +44,61 @@ def _part_schema(name: str, part: Any, *, needs_name: bool) -> dict[str, Any]:
     schema["properties"] = {"name": {"const": name}, **schema.get("properties", {})}
     schema["required"] = [*(["name"] if needs_name else []), *schema.get("required", [])]
     return schema
+
+
+def recipe_reference() -> str:
+    """Every key of a recipe, every part and every setting, in Markdown; docs/recipes.md holds this text."""
+    schema = Recipe.model_json_schema()
+    sections = {
+        name: value["$ref"].rsplit("/", 1)[1] for name, value in schema["properties"].items() if "$ref" in value
+    }
+    top = {**schema, "properties": {k: v for k, v in schema["properties"].items() if k not in sections}}
+    blocks = ["## Outside the sections", _setting_table(top)]
+    for name, definition in sections.items():
+        blocks += [f"## {name}", _setting_table(schema["$defs"][definition], f"{name}.")]
+    for key, registry in REGISTRIES.items():
+        blocks.append(f"## Parts for {key}")
+        for name, part in registry:
+            described = part.model_json_schema()
+            blocks += [f"### {name}", (part.__doc__ or "").partition("\n")[0]]
+            blocks += [_setting_table(described)] if described.get("properties") else ["No settings."]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _setting_table(schema: dict[str, Any], prefix: str = "") -> str:
+    rows = ["| key | value | default | meaning |", "|---|---|---|---|"]
+    for name, value in schema["properties"].items():
+        key = prefix + name
+        kind = f"part{'s' if 'items' in value else ''}, see below" if key in REGISTRIES else _describe_values(value)
+        default = "required" if name in schema.get("required", []) else f"`{_as_yaml(value['default'])}`"
+        rows.append(f"| `{key}` | {kind} | {default} | {value['description']} |")
+    return "\n".join(rows)
+
+
+def _describe_values(value: dict[str, Any]) -> str:
+    """The values that a JSON schema allows, in words."""
+    if "anyOf" in value:
+        return " or ".join(_describe_values(way) for way in value["anyOf"])
+    if "enum" in value:
+        return ", ".join(f"`{one}`" for one in value["enum"])
+    if "prefixItems" in value:
+        return f"{len(value['prefixItems'])} values: {_describe_values(value['prefixItems'][0])}"
+    bounds = [f"{sign} {value[keyword]}" for keyword, sign in _BOUNDS.items() if keyword in value]
+    return " ".join([_KINDS[value["type"]], ", ".join(bounds)]).rstrip()
+
+
+def _as_yaml(default: Any) -> str:
+    """A default as a recipe would say it; a part without settings is its name."""
+    if isinstance(default, dict) and set(default) == {"name"}:
+        default = default["name"]
+    return default if isinstance(default, str) and default else json.dumps(default)
+
+
+_KINDS = {
+    "integer": "whole number",
+    "number": "number",
+    "string": "text",
+    "boolean": "`true`, `false`",
+    "null": "`null`",
+}
+_BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from manyhot.errors import UserError
-from manyhot.models import backbones
 from manyhot.models.backbones import create_backbone, torchvision_names
+from manyhot.models.backbones.torchvision import families
 
 FAMILIES = {
     "alexnet": "torchvision/alexnet",
@@ -161,7 +161,7 @@ def test_no_network_is_covered_by_two_families():
     from fnmatch import fnmatchcase
 
     for name in torchvision_names():
-        assert sum(fnmatchcase(name, pattern) for pattern in backbones._families) == 1
+        assert sum(fnmatchcase(name, pattern) for pattern in families) == 1
 
 
 def test_output_stride_trades_strides_for_dilation() -> None:
