@@ -6,7 +6,7 @@ import logging
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -40,19 +40,30 @@ class SavedAs(StrEnum):
 
 
 SOURCE_HELP = "A folder, a table, a COCO JSON, a manifest, or the name of embedded data (digits)."
-Source = Annotated[str, typer.Argument(help=SOURCE_HELP)]
-Kind = Annotated[Optional[str], typer.Option("--source", help="Kind of the source, where it is not recognised.")]  # noqa: UP045
-Set = Annotated[Optional[list[str]], typer.Option("--set", help="Change a recipe key: a.b=c. May be repeated.")]  # noqa: UP045
+Source = Annotated[str, typer.Argument(metavar="SOURCE", help=SOURCE_HELP)]
+Kind = Annotated[str | None, typer.Option("--source", help="Kind of the source, where it is not recognised.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Change a recipe key: a.b=c. May be repeated.")]
 Skip = Annotated[
-    Optional[OnError], typer.Option(help="Pictures that cannot be read: list all and stop, or leave out and name.")  # noqa: UP045
+    OnError | None, typer.Option(help="Pictures that cannot be read: list all and stop, or leave out and name.")
 ]
 Out = Annotated[Path, typer.Option(help="The run folder to make.")]
-RunFolder = Annotated[Path, typer.Argument(help="A run folder, made by `manyhot train`.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, made by `manyhot train`.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from manyhot import __version__
+
+        typer.echo(f"manyhot {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
 def options(
     quiet: Annotated[bool, typer.Option("--quiet", help="Only warnings and results.")] = False,
+    version: Annotated[  # noqa: ARG001 - its callback answers
+        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True, callback=_print_version)
+    ] = False,
 ) -> None:
     """Set up the process, and what is said on standard error."""
     from manyhot.processor import prepare_processor
@@ -85,13 +96,17 @@ def demo(
 
 @app.command()
 def recipes(
-    name: Annotated[Optional[str], typer.Argument(help="The recipe to print; without it, all are listed.")] = None,  # noqa: UP045
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Print this one; by default all are listed.")
+    ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of recipes.")] = False,
     reference: Annotated[bool, typer.Option("--reference", help="Print every key, part and setting.")] = False,
 ) -> None:
     """List the recipes, print one, or print what a recipe may say."""
     from manyhot.recipe import load_recipe, shipped
 
+    if sum([bool(name), schema, reference]) > 1:
+        raise UserError("give a recipe's name, --schema or --reference, one of them.")
     if reference:
         from manyhot.schema import recipe_reference
 
@@ -114,7 +129,7 @@ def recipes(
 @data_app.command()
 def inspect(
     source: Source,
-    split: Annotated[Optional[str], typer.Option(help="This split alone.")] = None,  # noqa: UP045
+    split: Annotated[str | None, typer.Option(help="This split alone.")] = None,
     kind: Kind = None,
 ) -> None:
     """Count classes and splits; find damaged pictures, and pictures that two splits share."""
@@ -130,9 +145,9 @@ def inspect(
 @data_app.command()
 def show(
     source: Source,
-    image: Annotated[str, typer.Argument(help="Id of the picture, or its number from 0.")],
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="Id of the picture, or its number from 0.")],
     kind: Kind = None,
-    out: Annotated[Optional[Path], typer.Option(help="Write the picture here.")] = None,  # noqa: UP045
+    out: Annotated[Path | None, typer.Option(help="Write the picture here.")] = None,
 ) -> None:
     """Show a picture's labels and boxes; with --out, draw them."""
     from manyhot.data.showing import describe_image, draw_image, find_row
@@ -162,7 +177,7 @@ def prepare(
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe (see `manyhot recipes`) or a YAML file.")],
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A name of `manyhot recipes`, or a YAML file.")],
     data: Annotated[str, typer.Option(help=SOURCE_HELP)],
     out: Out,
     changes: Set = None,
@@ -184,21 +199,23 @@ def train(
 @app.command()
 def evaluate(
     run: RunFolder,
-    split: Annotated[Optional[str], typer.Option(help="Split to score; by default the recipe's val split.")] = None,  # noqa: UP045
-    data: Annotated[Optional[str], typer.Option(help="Other data with the same classes. " + SOURCE_HELP)] = None,  # noqa: UP045
+    split: Annotated[str | None, typer.Option(help="Split to score; by default the recipe's val split.")] = None,
+    data: Annotated[str | None, typer.Option(help="Other data with the same classes. " + SOURCE_HELP)] = None,
     changes: Set = None,
     on_error: Skip = None,
     kind: Kind = None,
 ) -> None:
     """Measure a run's best model on a split and write its report."""
-    manifest = _read(data, kind) if data else None
+    if kind and not data:
+        raise UserError("--source says how to read --data, and there is none.")
+    manifest = _read(data, kind, _difficult(run)) if data else None
     _evaluate(run, split, manifest=manifest, overrides=changes, on_error=on_error)
 
 
 @app.command()
 def predict(
     model: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a bundle.")],
-    paths: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATHS", help="Images, or folders of images.")],
     out: Annotated[Path, typer.Option(help="Table to write: .parquet, .csv or .json.")],
     on_error: Annotated[OnError, typer.Option(help="Pictures that cannot be read: stop, or leave out.")] = OnError.stop,
 ) -> None:
@@ -223,7 +240,10 @@ def main() -> None:
         signum = getattr(error, "signum", None)  # training's Interrupted, known by its mark: importing it costs torch
         if signum is None:
             raise
-        typer.echo("stopped; everything is saved. Continue with the same command and --resume.", err=True)
+        remedy = "Continue with the same command" + (
+            "." if "--resume" in sys.argv or "demo" in sys.argv else " and --resume."
+        )
+        typer.echo(f"stopped; everything is saved. {remedy}", err=True)
         sys.exit(128 + signum)
 
 
@@ -231,6 +251,14 @@ def _read(source: str, kind: str | None = None, difficult: Any = "ignore") -> Ma
     from manyhot.data.sources import open_source
 
     return open_source(source, kind=kind, difficult=difficult)
+
+
+def _difficult(run: Path) -> str:
+    """The rule for difficult objects that a run was trained with; other data are read by the same."""
+    from manyhot.recipe import load_recipe
+    from manyhot.runs import open_run
+
+    return load_recipe(str(open_run(run).recipe)).data.difficult
 
 
 def _evaluate(run: Path, split: str | None, **settings: Any) -> Path:

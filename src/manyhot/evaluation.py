@@ -68,7 +68,7 @@ def evaluate(
     settings = recipe.evaluation
     predictor = Predictor.load(run.path, batch_size=settings.batch_size, workers=recipe.training.workers)
     predictions, logits = predictor.predict_manifest(part, on_error=on_error or recipe.data.on_error)
-    changed = any(override.startswith("evaluation.threshold=") for override in overrides or [])
+    changed = any(override.partition("=")[0].strip() == "evaluation.threshold" for override in overrides or [])
     thresholds = settings.threshold if changed else predictor.bundle.config.thresholds
     metrics = measure(
         predictions.scores,

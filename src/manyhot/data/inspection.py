@@ -162,7 +162,8 @@ def describe(inspection: Inspection) -> RenderableType:
         width, height = (_range(numbers) for numbers in (inspection.sizes.width, inspection.sizes.height))
         lines.append(f"Width {width}, height {height} pixels (smallest, median, largest)")
 
-    table = Table(title="Images by label: present / absent / ignored", title_justify="left")
+    lines.append("Images by label: present / absent / ignored")
+    table = Table()
     table.add_column("class")
     for split in inspection.splits:
         table.add_column(escape(split), justify="right")

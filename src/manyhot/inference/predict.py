@@ -214,8 +214,8 @@ def _report_damaged(files: Sequence[Path], damaged: list[tuple[int, str]], on_er
     listing = "\n".join(f"  {files[row]}: {reason}" for row, reason in damaged)
     if on_error == "stop":
         raise UserError(
-            f"{len(damaged)} of {len(files)} pictures cannot be read:\n{listing}\n",
-            remedy="Mend or remove them, or leave them out with --on-error skip.",
+            f"{len(damaged)} of {len(files)} pictures cannot be read:\n{listing}\n"
+            "Mend or remove them, or leave them out with --on-error skip."
         )
     log.warning("left out %d of %d pictures that cannot be read:\n%s", len(damaged), len(files), listing)
 

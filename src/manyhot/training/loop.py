@@ -175,5 +175,5 @@ def _stop_at_non_finite(session: Session, state: State, batch: Batch, value: flo
     raise UserError(
         f"the loss is {value} at step {state.total_steps} (epoch {state.epoch + 1}), "
         f"learning rate {', '.join(f'{rate} ({name})' for name, rate in rates.items())}, pictures {', '.join(ids)}.",
-        remedy="Lower optimizer.lr or set training.grad_clip. Checkpoints are from before this step.",
+        remedy="Lower optimizer.lr or set training.grad_clip, and train into another --out.",
     )

@@ -1,4 +1,4 @@
-"""A manifest of ours, or a folder that holds one: what `manyhot data prepare` and `Manifest.save` write."""
+"""A manifest of ours, or a folder that holds one: what `Manifest.save` writes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ class Prepared:
         """
         file = _file(text)
         if not file.is_file():
-            raise UserError("there is no such manifest.", file=file, remedy="`manyhot data prepare` writes one.")
+            raise UserError(
+                "there is no such manifest.", file=file, remedy="A run folder of `manyhot train` holds one."
+            )
         manifest = Manifest.load(file)
         if "difficult: " in manifest.label_rule and f"difficult: {difficult}" not in manifest.label_rule:
             log.warning(
