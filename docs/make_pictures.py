@@ -38,7 +38,7 @@ def main() -> None:
             page.screenshot(path=folder / f"{name}.png")
             page.close()
             with Image.open(folder / f"{name}.png") as image:
-                image.convert("RGB").quantize(128).save(folder / f"{name}.png", optimize=True)
+                image.convert("RGB").quantize(256).save(folder / f"{name}.png", optimize=True)
         browser.close()
 
 

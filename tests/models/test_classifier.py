@@ -1,6 +1,7 @@
 import copy
 import io
 
+import numpy as np
 import pytest
 import torch
 
@@ -100,3 +101,23 @@ def test_unknown_parts_are_named():
         build(pooling="maxx")
     with pytest.raises(UserError, match="unknown network"):
         create_classifier(Model(backbone="squeezenet1_9", weights="none"), 2)
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+def test_the_first_scores_are_the_shares_of_the_classes(softmax: bool) -> None:
+    torch.manual_seed(0)
+    model = create_classifier(Model(backbone="timm/test_resnet", weights="none"), 3).eval()
+    labels = np.array([[1, 0, 0]] * 30 + [[0, 1, 0]] * 60 + [[0, 0, 1]] * 8 + [[-1, 0, 0]] * 100, np.int8)
+    model.start_at_prior(labels, softmax=softmax)
+    logits = model.head(torch.zeros(1, model.width))
+    scores = logits.softmax(1) if softmax else logits.sigmoid()
+    known = (labels >= 0).sum(0)
+    expected = ((labels == 1).sum(0) + 1) / (known + 2)
+    expected = expected / expected.sum() if softmax else expected
+    np.testing.assert_allclose(scores[0].detach().numpy(), expected, atol=1e-6)
+
+
+def test_a_class_without_positives_starts_finite() -> None:
+    model = create_classifier(Model(backbone="timm/test_resnet", weights="none"), 2)
+    model.start_at_prior(np.array([[0, 1]] * 5, np.int8))
+    assert torch.isfinite(model.head.linear.bias).all()

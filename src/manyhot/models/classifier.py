@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -70,6 +75,22 @@ class Classifier(nn.Module):
     def features(self, x_N3HW: Tensor) -> Tensor:
         """Float images [N, 3, H, W] → pooled features [N, D], before the head; `head(features)` gives the logits."""
         return self.pooling.pool(self.backbone(x_N3HW))
+
+    @torch.no_grad()
+    def start_at_prior(self, labels_NC: NDArray[np.int8], *, softmax: bool = False) -> None:
+        """Set the head's biases so that the first scores are the classes' shares among the known labels.
+
+        Rare classes would else spend the first epochs learning only that they are rare.
+        Source: Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, section 4.1.
+
+        Arguments:
+            labels_NC: int8 [N, C] of the training pictures; 1 present, 0 absent, -1 ignored.
+            softmax: the scores are a softmax of the logits, not their sigmoids.
+        """
+        present, known = (labels_NC == 1).sum(axis=0), (labels_NC >= 0).sum(axis=0)
+        share = torch.from_numpy((present + 1) / (known + 2))  # Laplace's rule: finite where all or none is present
+        linear = cast(nn.Linear, self.head.get_submodule("linear"))
+        linear.bias.copy_(share.log() if softmax else share.logit())
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         """All parameters of the backbone, frozen or not."""
