@@ -142,5 +142,5 @@ def test_a_manifest_is_a_source_by_file_and_by_folder(tmp_path: Path, caplog: py
     assert not caplog.records
     open_source(str(tmp_path), difficult="ignore")
     assert "stay so; difficult: ignore is not applied" in caplog.text
-    with pytest.raises(UserError, match=r"no such manifest\. `manyhot data prepare`"):
+    with pytest.raises(UserError, match=r"no such manifest\. A run folder"):
         open_source(str(tmp_path.parent), kind="prepared")

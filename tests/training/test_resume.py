@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from manyhot.atomic import sha256_file
+from manyhot.runs import Run
 
 EPOCHS = "training.epochs=12"
 
@@ -28,10 +28,6 @@ def start(recipe: Path, table: Path, out: Path, *extra: str) -> subprocess.Popen
         text=True,
         env=environment,
     )
-
-
-def weights(run: Path) -> tuple[str, str]:
-    return sha256_file(run / "model" / "weights.safetensors"), sha256_file(run / "checkpoints" / "last.pt")
 
 
 def wait_until_training(process: subprocess.Popen[str], run: Path, steps: int) -> None:
@@ -75,7 +71,7 @@ def test_sigkill_at_five_random_moments(
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert sha256_file(out / "model" / "weights.safetensors") == sha256_file(whole / "model" / "weights.safetensors")
-    histories = [[json.loads(line) for line in (run / "history.jsonl").open()] for run in (out, whole)]
+    histories = [Run(run).read_history() for run in (out, whole)]
     for line in (*histories[0], *histories[1]):
         del line["seconds"], line["images_per_second"]
     assert histories[0] == histories[1]
