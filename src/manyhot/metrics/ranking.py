@@ -136,32 +136,67 @@ def precision_recall_curve(scores: Scores, labels: Labels) -> PrecisionRecallCur
 
 
 def _class_ap(_: int, scores: Scores, labels: Labels) -> tuple[float, float, float, int, int]:
-    # Positives and negatives are sorted apart: a plain sort of floats is vectorised by numpy, an argsort that
-    # carries the labels along is several times slower, and precision changes for the better only at positives.
-    # compress, because indexing by a mask is up to five times slower.
-    positives, negatives = scores.compress(labels == 1), scores.compress(labels == 0)
-    n_ignored = labels.size - positives.size - negatives.size
-    if not positives.size:
+    n_ignored = int(np.count_nonzero(labels < 0))
+    if n_ignored:
+        known = labels >= 0
+        scores, labels = scores.compress(known), labels.compress(known)
+    present = labels == 1
+    n_positive = int(np.count_nonzero(present))
+    if not n_positive:
         return np.nan, np.nan, np.nan, 0, n_ignored
-    positives.sort()
-    negatives.sort()
+    packable = scores.dtype == np.float32 and scores.min() >= 0 and scores.max() < 2
+    groups, retrieved = (_rank_packed if packable else _rank_searched)(scores, present)
 
-    first = np.ones(positives.size, bool)
-    np.not_equal(positives[1:], positives[:-1], out=first[1:])
-    groups = np.flatnonzero(first)  # where each run of equal scores begins, ascending
-    true = positives.size - groups
-    false = negatives.size - negatives.searchsorted(positives[groups], "left")
-    precision = true / (true + false)
-    envelope = np.maximum.accumulate(precision)  # from the lowest score up, that is from recall 1 down
-    weights = np.diff(groups, append=positives.size)  # positives a group
+    # All below is from the lowest score up, that is from recall 1 down.
+    true = n_positive - groups
+    precision = true / retrieved
+    envelope = np.maximum.accumulate(precision)
+    weights = np.diff(groups, append=n_positive)  # positives a group
 
     # Recall ≥ j/10 in whole numbers, 10·true ≥ j·n: in floating point .1·3 is more than 3/10.
-    needed = -(-np.arange(11) * positives.size // 10)
+    needed = -(-np.arange(11) * n_positive // 10)
     eleven = envelope[::-1][true[::-1].searchsorted(needed, "left")]
     return (
-        float((weights * precision).sum()) / positives.size,
+        float((weights * precision).sum()) / n_positive,
         float(eleven.mean()),
-        float((weights * envelope).sum()) / positives.size,
-        positives.size,
+        float((weights * envelope).sum()) / n_positive,
+        n_positive,
         n_ignored,
     )
+
+
+def _rank_searched(scores: Scores, present: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """For every distinct score of a positive, ascending: positives below it, and images at or above it.
+
+    Positives are sorted apart from all: a plain sort of floats is vectorised by numpy, an argsort that carries the
+    labels along is several times slower, and precision changes for the better only at positives.
+    """
+    positives, every = np.sort(scores.compress(present)), np.sort(scores)
+    groups = _runs(positives)
+    return groups, every.size - every.searchsorted(positives[groups], "left")
+
+
+def _rank_packed(scores: Scores, present: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """As `_rank_searched`, for float32 scores in [0, 2): one sort and no search, in half the time.
+
+    The bits of such a score, read as a whole number, keep its order and leave the highest bit free (-0 becomes 0), so
+    that score and label fit into one key; among equal scores negatives come first.
+    """
+    keys = scores.view(np.uint32) << np.uint32(1)
+    keys |= present
+    keys.sort()
+    last_bits = keys.astype(np.uint8) & np.uint8(1)
+    places = np.flatnonzero(last_bits.view(np.bool_))  # of booleans, numpy finds them several times faster
+    groups = _runs(keys[places])
+    firsts = places[groups]
+    values = keys[firsts]
+    tied = np.flatnonzero(keys[firsts - 1] == values - np.uint32(1))  # a negative of the same score stands before
+    firsts[tied] = keys.searchsorted(values[tied] - np.uint32(1), "left")
+    return groups, keys.size - firsts
+
+
+def _runs(ascending: NDArray[Any]) -> NDArray[np.intp]:
+    """Where each run of equal values begins."""
+    first = np.ones(ascending.size, bool)
+    np.not_equal(ascending[1:], ascending[:-1], out=first[1:])
+    return np.flatnonzero(first)
