@@ -79,6 +79,8 @@ def _describe_values(value: dict[str, Any]) -> str:
     """The values that a JSON schema allows, in words."""
     if "anyOf" in value:
         return " or ".join(_describe_values(way) for way in value["anyOf"])
+    if "const" in value:
+        return f"`{value['const']}`"
     if "enum" in value:
         return ", ".join(f"`{one}`" for one in value["enum"])
     if "prefixItems" in value:

@@ -121,7 +121,11 @@ def make_session(recipe: Recipe, parts: Parts, manifest: Manifest) -> Session:
     train, val = manifest.split(recipe.data.train_split), manifest.split(recipe.data.val_split)
     torch.manual_seed(derive_seed(recipe.seed, INIT))
     model = create_classifier(recipe.model, len(manifest.classes))
-    model.start_at_prior(train.labels, softmax=parts.loss.activation == "softmax")
+    model.start_at_prior(
+        train.labels,
+        softmax=parts.loss.activation == "softmax",
+        positive_weights=parts.loss.positive_weights,
+    )
     model.to(accelerator.device).to(memory_format=torch.channels_last)
     preprocessing = Preprocessing.from_recipe(recipe.input, model.backbone.mean, model.backbone.std)
     ema = recipe.training.ema
