@@ -97,7 +97,7 @@ def test_the_parts_of_shipped_recipes_can_be_built(name):
         found: Any = recipe
         for step in key.split("."):
             found = getattr(found, step)
-        for setting in found if isinstance(found, tuple) else [found]:
+        for setting in found if isinstance(found, tuple) else [found] if found else []:
             assert type(registry.build(setting)) is dict(registry)[setting["name"]]
 
 
@@ -105,13 +105,18 @@ WRONG = [
     ("training", {"epochz": 1}),
     ("training", {"epochs": 0}),
     ("training", {"epochs": "many"}),
+    ("training", {"mix": "mixin"}),
+    ("training", {"mix": {"alpha": 0.2}}),
+    ("training", {"mix": {"name": "mixup", "alpha": 0}}),
     ("input", {"fit": "stretch"}),
     ("input", {"mean": [0.1, 0.2]}),
     ("input", {"augment": ["horizontal_flop"]}),
     ("input", {"augment": [{"name": "horizontal_flip", "p": 2}]}),
     ("loss", "bcee"),
     ("loss", {"name": "bce", "reduction": "product"}),
-    ("loss", {"label_smoothing": 0.1}),
+    ("loss", {"alpha": 0.1}),
+    ("loss", {"class_weights": "equal"}),
+    ("loss", {"name": "asymmetric", "margin": 1}),
     ("optimizer", {"name": "sgd", "momentum": 1}),
     ("optimizer", {"name": "sgd", "beta1": 0.5}),
     ("schedule", 3),
@@ -135,6 +140,8 @@ def build_all(recipe: Recipe) -> None:
     REGISTRIES["model.pooling"].build(recipe.model.pooling)
     for key in ("loss", "optimizer", "schedule"):
         REGISTRIES[key].build(getattr(recipe, key))
+    if recipe.training.mix is not None:
+        REGISTRIES["training.mix"].build(recipe.training.mix)
 
 
 def test_every_registered_part_may_be_named_bare(schema):
@@ -148,3 +155,11 @@ def test_every_registered_part_may_be_named_bare(schema):
             for setting in (name, {"name": name}):
                 place[last] = [setting] if last == "augment" else setting
                 assert faults(copy.deepcopy(tree), schema, schema) == [], (key, name)
+
+
+def test_no_mix_may_be_written_as_null(schema):
+    tree: dict[str, Any] = {"name": "x", "model": {"backbone": "resnet18"}, "training": {"mix": None}}
+    assert faults(tree, schema, schema) == []
+    assert parse_recipe(yaml.safe_dump(tree), "x").training.mix is None
+    tree["loss"] = None
+    assert faults(tree, schema, schema) != []

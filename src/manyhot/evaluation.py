@@ -64,7 +64,8 @@ def evaluate(
     run = open_run(Path(path))
     recipe = _evaluation_recipe(run, overrides or [])
     split = split or recipe.data.val_split
-    part = (manifest or Manifest.load(run.manifest)).split(split)
+    trained_on = Manifest.load(run.manifest)
+    part = (manifest or trained_on).split(split)
     settings = recipe.evaluation
     predictor = Predictor.load(run.path, batch_size=settings.batch_size, workers=recipe.training.workers)
     predictions, logits = predictor.predict_manifest(part, on_error=on_error or recipe.data.on_error)
@@ -79,9 +80,9 @@ def evaluate(
         beta=settings.beta,
         average=settings.average,
     )
-    loss = losses.build(recipe.loss).compute(torch.from_numpy(logits.values), torch.from_numpy(predictions.labels))
+    loss = losses.build(recipe.loss).fitted(trained_on.split(recipe.data.train_split).labels)
     metrics |= {
-        "loss": loss.item(),
+        "loss": loss.compute(torch.from_numpy(logits.values), torch.from_numpy(predictions.labels)).item(),
         "split": split,
         "damaged": [part.ids[row] for row, _ in logits.damaged],
         **predictions.source,

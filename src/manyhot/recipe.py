@@ -13,10 +13,12 @@ from manyhot.errors import UserError, nearest
 from manyhot.registry import explain
 
 
-def _setting(default: str | None) -> BeforeValidator:
+def _setting(default: str | None, *, optional: bool = False) -> BeforeValidator:
     """A part may be written as its bare name, and its settings without the name where that is the default."""
 
     def complete(value: Any) -> Any:
+        if optional and value is None:
+            return None
         setting = {"name": value} if isinstance(value, str) else value
         if isinstance(setting, dict) and "name" not in setting and default is not None:
             setting = {"name": default, **setting}
@@ -24,11 +26,13 @@ def _setting(default: str | None) -> BeforeValidator:
             raise ValueError("should be a name, or a mapping with a name and its settings")  # noqa: TRY004
         return setting
 
-    return BeforeValidator(complete, json_schema_input_type=str | dict[str, Any])
+    written: Any = str | dict[str, Any] | None if optional else str | dict[str, Any]
+    return BeforeValidator(complete, json_schema_input_type=written)
 
 
 # A named part with its settings, {"name": …, key: value, …}; a bare string is a name without settings.
 Setting = Annotated[dict[str, Any], _setting(None)]
+OptionalSetting = Annotated[dict[str, Any] | None, _setting(None, optional=True)]
 PoolingSetting = Annotated[dict[str, Any], _setting("average")]
 LossSetting = Annotated[dict[str, Any], _setting("bce")]
 OptimizerSetting = Annotated[dict[str, Any], _setting("adamw")]
@@ -137,6 +141,9 @@ class Training(Section):
     )
     early_stopping: int | None = Field(
         None, ge=1, description="stop after this many epochs without a better val mAP; null: never"
+    )
+    mix: OptionalSetting = Field(
+        None, description="a mix part: pictures of a batch are mixed, and their labels with them; null: none"
     )
     precision: Literal["float32", "bf16", "fp16"] = Field("float32", description="arithmetic of the forward pass")
     checkpoint_steps: int | None = Field(

@@ -10,6 +10,7 @@ from manyhot.models.pooling import poolings
 from manyhot.recipe import Recipe
 from manyhot.registry import Registry
 from manyhot.training.losses import losses
+from manyhot.training.mixing import mixes
 from manyhot.training.optimizers import optimizers
 from manyhot.training.schedules import schedules
 
@@ -19,6 +20,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "loss": losses,
     "optimizer": optimizers,
     "schedule": schedules,
+    "training.mix": mixes,
 }
 """The recipe keys that name a part, and the parts that they may name."""
 
@@ -32,10 +34,11 @@ def recipe_schema() -> dict[str, Any]:
         properties = schema["$defs"][section[0].capitalize()]["properties"] if section else schema["properties"]
         is_list = "items" in properties[name]
         target = properties[name]["items"] if is_list else properties[name]
-        default = None if is_list else target["default"]["name"]
+        default = (target.get("default") or {}).get("name")
+        null = [{"type": "null"}] if _may_be_null(target) else []
         target.pop("type", None)
         parts = [_part_schema(one, part, needs_name=one != default) for one, part in registry]
-        target["anyOf"] = [{"enum": [one for one, _ in registry]}, *parts]
+        target["anyOf"] = [{"enum": [one for one, _ in registry]}, *parts, *null]
     return schema
 
 
@@ -69,16 +72,27 @@ def _setting_table(schema: dict[str, Any], prefix: str = "") -> str:
     rows = ["| key | value | default | meaning |", "|---|---|---|---|"]
     for name, value in schema["properties"].items():
         key = prefix + name
-        kind = f"part{'s' if 'items' in value else ''}, see below" if key in REGISTRIES else _describe_values(value)
+        kind = _describe_part(value) if key in REGISTRIES else _describe_values(value)
         default = "required" if name in schema.get("required", []) else f"`{_as_yaml(value['default'])}`"
         rows.append(f"| `{key}` | {kind} | {default} | {value['description']} |")
     return "\n".join(rows)
+
+
+def _describe_part(value: dict[str, Any]) -> str:
+    parts = "parts" if "items" in value else "part or `null`" if _may_be_null(value) else "part"
+    return f"{parts}, see below"
+
+
+def _may_be_null(value: dict[str, Any]) -> bool:
+    return {"type": "null"} in value.get("anyOf", ())
 
 
 def _describe_values(value: dict[str, Any]) -> str:
     """The values that a JSON schema allows, in words."""
     if "anyOf" in value:
         return " or ".join(_describe_values(way) for way in value["anyOf"])
+    if "const" in value:
+        return f"`{value['const']}`"
     if "enum" in value:
         return ", ".join(f"`{one}`" for one in value["enum"])
     if "prefixItems" in value:

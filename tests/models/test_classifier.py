@@ -117,6 +117,14 @@ def test_the_first_scores_are_the_shares_of_the_classes(softmax: bool) -> None:
     np.testing.assert_allclose(scores[0].detach().numpy(), expected, atol=1e-6)
 
 
+def test_weighted_positives_raise_the_odds_of_the_first_scores() -> None:
+    model = create_classifier(Model(backbone="timm/test_resnet", weights="none"), 2)
+    labels = np.array([[1, 0], [0, 1], [0, -1], [0, 1]], np.int8)
+    model.start_at_prior(labels, positive_weights=torch.tensor([2.0, 1.0]))
+    odds = model.head.linear.bias.detach().exp()
+    np.testing.assert_allclose(odds.numpy(), [2 * 2 / 4, 3 / 2], rtol=1e-6)
+
+
 def test_a_class_without_positives_starts_finite() -> None:
     model = create_classifier(Model(backbone="timm/test_resnet", weights="none"), 2)
     model.start_at_prior(np.array([[0, 1]] * 5, np.int8))

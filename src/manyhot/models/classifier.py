@@ -77,7 +77,9 @@ class Classifier(nn.Module):
         return self.pooling.pool(self.backbone(x_N3HW))
 
     @torch.no_grad()
-    def start_at_prior(self, labels_NC: NDArray[np.int8], *, softmax: bool = False) -> None:
+    def start_at_prior(
+        self, labels_NC: NDArray[np.int8], *, softmax: bool = False, positive_weights: Tensor | None = None
+    ) -> None:
         """Set the head's biases so that the first scores are the classes' shares among the known labels.
 
         Rare classes would else spend the first epochs learning only that they are rare.
@@ -86,11 +88,13 @@ class Classifier(nn.Module):
         Arguments:
             labels_NC: int8 [N, C] of the training pictures; 1 present, 0 absent, -1 ignored.
             softmax: the scores are a softmax of the logits, not their sigmoids.
+            positive_weights: float [C], how many times the loss counts a positive; the odds grow by it.
         """
         present, known = (labels_NC == 1).sum(axis=0), (labels_NC >= 0).sum(axis=0)
         share = torch.from_numpy((present + 1) / (known + 2))  # Laplace's rule: finite where all or none is present
         linear = cast(nn.Linear, self.head.get_submodule("linear"))
-        linear.bias.copy_(share.log() if softmax else share.logit())
+        logit_C = share.log() if softmax else share.logit()
+        linear.bias.copy_(logit_C if positive_weights is None else logit_C + positive_weights.log())
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         """All parameters of the backbone, frozen or not."""

@@ -7,6 +7,7 @@ import math
 import time
 from typing import Any
 
+import numpy as np
 import torch
 
 from manyhot.data.loading import Batch
@@ -17,7 +18,7 @@ from manyhot.progress import progress
 from manyhot.runs import Run
 from manyhot.training.interruption import Interrupted, SignalWatch
 from manyhot.training.keeping import Keeper
-from manyhot.training.setup import STEP, Session, derive_seed
+from manyhot.training.setup import MIX, STEP, Session, derive_seed
 from manyhot.training.state import State
 from manyhot.training.tracking import Tracker
 
@@ -88,8 +89,12 @@ def train_step(session: Session, state: State, batch: Batch) -> float:
     # Dropout and the like are functions of (seed, step), so that a resumed run repeats them.
     torch.manual_seed(derive_seed(recipe.seed, STEP, state.total_steps))
     images = session.preprocessing.normalize(batch.images.to(accelerator.device, non_blocking=True))
+    targets = batch.labels.to(accelerator.device)
+    if session.parts.mix is not None:
+        rng = np.random.default_rng([recipe.seed, MIX, state.total_steps])
+        images, targets = session.parts.mix.apply(images, targets, rng)
     logits = session.model(images)
-    loss = session.parts.loss.compute(logits, batch.labels.to(accelerator.device))
+    loss = session.parts.loss.compute(logits, targets)
     value = loss.item()
     if not math.isfinite(value):
         _stop_at_non_finite(session, state, batch, value)

@@ -6,6 +6,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -19,11 +20,12 @@ from manyhot.models.classifier import Classifier, create_classifier
 from manyhot.models.pooling import poolings
 from manyhot.recipe import Recipe
 from manyhot.training.losses import Loss, losses
+from manyhot.training.mixing import Mix, mixes
 from manyhot.training.optimizers import OptimizerPart, optimizers
 from manyhot.training.schedules import Schedule, schedules
 
 # Streams of randomness beside those of manyhot.data.loading.
-INIT, STEP = 3, 4
+INIT, STEP, MIX = 3, 4, 5
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Parts:
     optimizer: OptimizerPart
     schedule: Schedule
     augment: tuple[Augmentation, ...]
+    mix: Mix | None
 
 
 def build_parts(recipe: Recipe) -> Parts:
@@ -46,8 +49,13 @@ def build_parts(recipe: Recipe) -> Parts:
     if sum(part.crops for part in augment) > 1:
         raise UserError("input.augment names more than one part that crops.")
     poolings.build(recipe.model.pooling)
+    mix = recipe.training.mix
     return Parts(
-        losses.build(recipe.loss), optimizers.build(recipe.optimizer), schedules.build(recipe.schedule), augment
+        losses.build(recipe.loss),
+        optimizers.build(recipe.optimizer),
+        schedules.build(recipe.schedule),
+        augment,
+        mixes.build(mix) if mix else None,
     )
 
 
@@ -115,13 +123,20 @@ def make_session(recipe: Recipe, parts: Parts, manifest: Manifest) -> Session:
     """Build the network, the optimizer and the loaders.
 
     Raises:
-        UserError: unknown backbone, weights that do not fit or cannot be had, precision that the device lacks.
+        UserError: unknown backbone, weights that do not fit or cannot be had, precision that the device lacks, a mix
+            with a softmax loss where pictures have several classes.
     """
     accelerator = _accelerator(recipe.training.precision)
     train, val = manifest.split(recipe.data.train_split), manifest.split(recipe.data.val_split)
+    if parts.mix is not None and parts.loss.activation == "softmax":
+        _refuse_several_classes(train)
     torch.manual_seed(derive_seed(recipe.seed, INIT))
     model = create_classifier(recipe.model, len(manifest.classes))
-    model.start_at_prior(train.labels, softmax=parts.loss.activation == "softmax")
+    model.start_at_prior(
+        train.labels,
+        softmax=parts.loss.activation == "softmax",
+        positive_weights=parts.loss.positive_weights,
+    )
     model.to(accelerator.device).to(memory_format=torch.channels_last)
     preprocessing = Preprocessing.from_recipe(recipe.input, model.backbone.mean, model.backbone.std)
     ema = recipe.training.ema
@@ -153,6 +168,18 @@ def make_session(recipe: Recipe, parts: Parts, manifest: Manifest) -> Session:
     )
 
 
+def _refuse_several_classes(train: Manifest) -> None:
+    """Shares of classes that sum to more than 1 are no target of a softmax: such pictures would not be trained on."""
+    several = np.flatnonzero((train.labels == 1).sum(axis=1) > 1)
+    if len(several):
+        raise UserError(
+            f"{len(several)} of {len(train)} pictures to train on have several classes, for example "
+            f"'{train.ids[several[0]]}': a softmax loss cannot be mixed over them.",
+            file=train.root,
+            remedy="Set loss=bce, or training.mix=null.",
+        )
+
+
 def _moving_average(model: Classifier, decay: float) -> AveragedModel:
     average: Any = get_ema_multi_avg_fn  # torch leaves it untyped
     return AveragedModel(model, multi_avg_fn=average(decay), use_buffers=True)
@@ -160,8 +187,6 @@ def _moving_average(model: Classifier, decay: float) -> AveragedModel:
 
 def derive_seed(*numbers: int) -> int:
     """A 63-bit seed that depends on all the numbers."""
-    import numpy as np
-
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -44,6 +45,8 @@ def train(recipe: Recipe, manifest: Manifest, out: str | Path, *, resume: bool =
     _refuse_folder(run, resume=resume)
     parts = build_parts(recipe)
     manifest = assign_splits(manifest, recipe)
+    # Of all labels of the split, damaged pictures included: `evaluate` must find the same loss in the run's manifest.
+    parts = replace(parts, loss=parts.loss.fitted(manifest.split(recipe.data.train_split).labels))
     used = manifest.table["split"].is_in([recipe.data.train_split, recipe.data.val_split])
     sound, damaged = sound_rows(manifest.rows(used), on_error=recipe.data.on_error)
     session = make_session(recipe, parts, sound)
