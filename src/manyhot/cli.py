@@ -213,6 +213,21 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="RUN_A", help="A run folder, or a table of predictions (.parquet).")],
+    b: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another one, of the same pictures.")],
+    split: Annotated[str | None, typer.Option(help="Split to compare; by default the recipe's val split.")] = None,
+    resamples: Annotated[int, typer.Option(help="How often the pictures are drawn anew.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the drawing.")] = 0,
+) -> None:
+    """Say whether the difference of two evaluated runs is real: paired bootstrap."""
+    from manyhot.comparison import compare as run_comparison
+    from manyhot.comparison import summarize
+
+    typer.echo(summarize(run_comparison(a, b, split, resamples=resamples, seed=seed)))
+
+
+@app.command()
 def predict(
     model: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a bundle.")],
     paths: Annotated[list[Path], typer.Argument(metavar="PATHS", help="Images, or folders of images.")],
