@@ -13,8 +13,8 @@ def prepare_processor() -> None:
     """Let waiting threads sleep, and keep large memory blocks (benchmarks/processor.py measures both).
 
     OpenMP's threads spin at the end of each parallel loop. Where another program, or our own decoding, holds a core,
-    they spin for one that is not running: training falls to a tenth of its speed. Asleep they cost a few per cent on
-    an idle machine. A value of OMP_WAIT_POLICY that the user set holds.
+    they spin for one that is not running: training falls to a third of its speed, at times to far less. Asleep they
+    cost training about a tenth on an idle machine. A value of OMP_WAIT_POLICY that the user set holds.
 
     glibc's malloc maps every large feature map anew and unmaps it after use, and the kernel clears its pages each
     time: up to a third of the processor time of a convolutional network.
