@@ -18,7 +18,7 @@ CHROMIUM = "--no-sandbox --disable-gpu --disable-background-networking --disable
 
 
 def main() -> None:
-    """The report's head in light and dark, and its pictures, as PNG files with few colours."""
+    """The report's head in light and dark, with few colours to keep the files small, and its pictures with all."""
     report = Path(sys.argv[1]).resolve()
     folder = Path(__file__).parent / "images"
     folder.mkdir(exist_ok=True)
@@ -38,7 +38,8 @@ def main() -> None:
             page.screenshot(path=folder / f"{name}.png")
             page.close()
             with Image.open(folder / f"{name}.png") as image:
-                image.convert("RGB").quantize(256).save(folder / f"{name}.png", optimize=True)
+                rgb = image.convert("RGB")
+            (rgb if section else rgb.quantize(256)).save(folder / f"{name}.png", optimize=True)
         browser.close()
 
 
