@@ -7,7 +7,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 import warnings
 import zlib
 from contextlib import suppress
@@ -17,10 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
-from manyhot.data import images
-from manyhot.data.images import DamagedImage, check_images, image_size, open_image, sound_rows
-from manyhot.data.manifest import Manifest, Row
-from manyhot.errors import UserError
+from manyhot.data.images import DamagedImage, check_images, image_size, open_image
 
 CORNER = (250, 10, 20)
 
@@ -337,89 +333,3 @@ def test_many_threads_leave_the_warning_filters_as_they_were(tmp_path: Path) -> 
 def test_a_damaged_image_crosses_processes() -> None:
     fault = pickle.loads(pickle.dumps(DamagedImage("a.jpg", "truncated")))  # noqa: S301
     assert (fault.path, fault.reason, str(fault)) == (Path("a.jpg"), "truncated", "a.jpg: truncated")
-
-
-def test_checking_remembers_sound_files_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = [tmp_path / f"{i}.jpg" for i in range(5)]
-    for i, path in enumerate(paths):
-        noise(seed=i).save(path)
-    paths[3].write_bytes(paths[3].read_bytes()[:2000])
-    decoded: list[Path] = []
-    fault_of = images._fault
-
-    def counting(path: Path) -> DamagedImage | None:
-        decoded.append(path)
-        return fault_of(path)
-
-    monkeypatch.setattr(images, "_fault", counting)
-    assert [fault.path for fault in check_images(paths)] == [paths[3]]
-    assert sorted(decoded) == paths
-
-    decoded.clear()
-    assert [fault.path for fault in check_images(paths, workers=1)] == [paths[3]]
-    assert decoded == [paths[3]]
-
-    decoded.clear()
-    time.sleep(0.01)
-    noise(seed=7).save(paths[0])  # same size or not, its time has changed
-    noise(seed=3).save(paths[3])
-    assert check_images(paths) == []
-    assert sorted(decoded) == [paths[0], paths[3]]
-
-
-def test_a_broken_or_unwritable_cache_costs_time_only(
-    tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    noise().save(tmp_path / "a.png")
-    (cache / "sound-images").write_bytes(b"rubbish")
-    assert check_images([tmp_path / "a.png"]) == []
-    assert len((cache / "sound-images").read_bytes()) == 16
-
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("MANYHOT_CACHE", str(tmp_path / "file"))
-    assert check_images([tmp_path / "a.png"]) == []
-    assert "cannot be remembered" in caplog.text
-
-
-def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MANYHOT_CACHE", "own")
-    monkeypatch.setenv("XDG_CACHE_HOME", "shared")
-    assert images.cache_folder() == Path("own")
-    monkeypatch.delenv("MANYHOT_CACHE")
-    assert images.cache_folder() == Path("shared/manyhot")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert images.cache_folder() == Path.home() / ".cache" / "manyhot"
-
-
-def manifest_of(folder: Path, names: list[str]) -> Manifest:
-    rows = [Row(name, name, "train", [1, 0]) for name in names]
-    return Manifest.from_rows(folder, ["a", "b"], rows, label_rule="test")
-
-
-def test_stop_lists_every_damaged_file_and_skip_leaves_them_out(tmp_path: Path) -> None:
-    names = [f"{i}.jpg" for i in range(4)]
-    for name in names:
-        noise().save(tmp_path / name)
-    (tmp_path / "1.jpg").write_bytes((tmp_path / "1.jpg").read_bytes()[:3000])
-    (tmp_path / "2.jpg").write_bytes(b"")
-    manifest = manifest_of(tmp_path, names)
-
-    with pytest.raises(UserError) as caught:
-        sound_rows(manifest)
-    assert str(caught.value) == (
-        "2 of 4 pictures cannot be read:\n"
-        f"  {tmp_path / '1.jpg'}: truncated\n"
-        f"  {tmp_path / '2.jpg'}: the file is empty\n"
-        "Mend or remove them, or pass --on-error skip to go on without them."
-    )
-
-    left, damaged = sound_rows(manifest, "skip")
-    assert left.ids == ["0.jpg", "3.jpg"]
-    assert [fault.reason for fault in damaged] == ["truncated", "the file is empty"]
-
-    with pytest.raises(UserError, match="No picture is left"):
-        sound_rows(manifest.rows([False, True, True, False]), "skip")
-
-    whole, none = sound_rows(manifest.rows([True, False, False, True]))
-    assert len(whole) == 2
-    assert none == []
