@@ -17,8 +17,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from manyhot.data.loading import Loader, Pictures, TrainingBatches
-from manyhot.data.transforms import HorizontalFlip, Preprocessing, RandomResizedCrop
+from manyhot.data.preprocessing import Preprocessing
+from manyhot.data.transforms import HorizontalFlip, RandomResizedCrop
 
+DEVICE = torch.device("cpu")
 SIZE, BATCH = 224, 32
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -72,7 +74,7 @@ def main() -> None:
         def time_ours(epoch: int) -> float:
             batches.start(epoch, 0)
             start = time.perf_counter()
-            seen = sum(len(preprocessing.normalize(batch.images)) for batch in ours)
+            seen = sum(len(group.normalized(DEVICE)[0]) for batch in ours for group in batch.groups)
             return seen / (time.perf_counter() - start)
 
         def time_usual(_: int) -> float:

@@ -72,7 +72,8 @@ def test_the_recipe_reference_names_every_key_part_and_setting():
             assert f"| `{key}` |" in text
             assert one.description, key
             assert one.description in text, key
-    for key, registry in REGISTRIES.items():
+    described = {registry: key for key, registry in reversed(REGISTRIES.items())}
+    for registry, key in described.items():
         parts = text.partition(f"\n## Parts for {key}\n")[2].partition("\n## ")[0]
         for name, part in registry:
             section = parts.partition(f"\n### {name}\n")[2].partition("\n### ")[0]

@@ -244,6 +244,27 @@ def predict(
     typer.echo(f"{len(predictions)} pictures scored: {out}")
 
 
+@app.command()
+def features(
+    model: Annotated[
+        str, typer.Argument(metavar="RUN|RECIPE", help="A run folder or a bundle, or a recipe's name or YAML file.")
+    ],
+    data: Annotated[str, typer.Option(help=SOURCE_HELP)],
+    out: Annotated[Path, typer.Option(help="File to write: .parquet, or .npy with the ids beside it in a .csv.")],
+    split: Annotated[str | None, typer.Option(help="This split alone.")] = None,
+    changes: Set = None,
+    on_error: Annotated[OnError, typer.Option(help="Pictures that cannot be read: stop, or leave out.")] = OnError.stop,
+    kind: Kind = None,
+) -> None:
+    """Write the features that a network sees in pictures."""
+    from manyhot.extraction import extract_features, require_feature_suffix
+
+    require_feature_suffix(out)
+    found = extract_features(model, _read(data, kind), split=split, overrides=changes, on_error=on_error.value)
+    found.save(out)
+    typer.echo(f"{len(found.features)} pictures, {found.features.width} numbers each, of {found.crops}: {out}")
+
+
 def main() -> None:
     """Run the command line; a UserError becomes one message and exit code 2."""
     try:

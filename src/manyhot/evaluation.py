@@ -67,7 +67,9 @@ def evaluate(
     trained_on = Manifest.load(run.manifest)
     part = (manifest or trained_on).split(split)
     settings = recipe.evaluation
-    predictor = Predictor.load(run.path, batch_size=settings.batch_size, workers=recipe.training.workers)
+    predictor = Predictor.load(
+        run.path, batch_size=settings.batch_size, workers=recipe.training.workers, crops=settings.crops
+    )
     predictions, logits = predictor.predict_manifest(part, on_error=on_error or recipe.data.on_error)
     changed = any(override.partition("=")[0].strip() == "evaluation.threshold" for override in overrides or [])
     thresholds = settings.threshold if changed else predictor.bundle.config.thresholds

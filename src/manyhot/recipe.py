@@ -33,7 +33,9 @@ def _setting(default: str | None, *, optional: bool = False) -> BeforeValidator:
 # A named part with its settings, {"name": …, key: value, …}; a bare string is a name without settings.
 Setting = Annotated[dict[str, Any], _setting(None)]
 OptionalSetting = Annotated[dict[str, Any] | None, _setting(None, optional=True)]
+CropsSetting = Annotated[dict[str, Any], _setting("one")]
 PoolingSetting = Annotated[dict[str, Any], _setting("average")]
+CropPoolingSetting = Annotated[dict[str, Any], _setting("max")]
 LossSetting = Annotated[dict[str, Any], _setting("bce")]
 OptimizerSetting = Annotated[dict[str, Any], _setting("adamw")]
 ScheduleSetting = Annotated[dict[str, Any], _setting("constant")]
@@ -87,6 +89,9 @@ class Model(Section):
     pooling: PoolingSetting = Field(
         default={"name": "average"}, description="from the feature map to one vector: a pooling part"
     )
+    crop_pooling: CropPoolingSetting = Field(
+        default={"name": "max"}, description="from the logits of a picture's crops to its own: a crop pooling part"
+    )
     feature_norm: bool = Field(
         default=False,
         description="standardise pooled features by running mean and variance (BatchNorm without scale and shift)",
@@ -102,8 +107,12 @@ class Input(Section):
         "crop", description="`crop`: resize the shorter side, cut the centre square; `squash`: resize to the square"
     )
     resize: int | None = Field(
-        None, ge=16, le=4096, description="with `crop`, the shorter side before the cut, pixels; null: size / 0.875"
+        None,
+        ge=16,
+        le=4096,
+        description="the shorter side before the cut, pixels (with `squash` both sides); null: size / 0.875",
     )
+    crops: CropsSetting = Field(default={"name": "one"}, description="crops of a picture, in training and at test")
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = Field(
         "bilinear", description="resampling filter, always antialiased"
     )
@@ -117,8 +126,11 @@ class Input(Section):
 
     @model_validator(mode="after")
     def _resize_has_an_effect(self) -> Self:
-        if self.resize is not None and self.fit == "squash":
-            raise ValueError("resize has no effect with fit: squash")
+        way = self.crops["name"]
+        if self.resize is not None and way in {"scales", "dense"}:
+            raise ValueError(f"resize has no effect with crops: {way}")
+        if self.resize is not None and self.fit == "squash" and way == "one":
+            raise ValueError("resize has no effect with fit: squash and one crop")
         if self.resize is not None and self.resize < self.size:
             raise ValueError(f"resize {self.resize} is smaller than size {self.size}")
         return self
@@ -145,6 +157,16 @@ class Training(Section):
     mix: OptionalSetting = Field(
         None, description="a mix part: pictures of a batch are mixed, and their labels with them; null: none"
     )
+    views: int = Field(
+        1,
+        ge=0,
+        le=64,
+        description="with a frozen backbone, how many views of each picture go through it, once: the first as at test, "
+        "the others augmented; their features are kept for this run and others. 0: every epoch anew",
+    )
+    solver: OptionalSetting = Field(
+        None, description="a solver part trains the head on those features to its optimum; null: batch by batch"
+    )
     precision: Literal["float32", "bf16", "fp16"] = Field("float32", description="arithmetic of the forward pass")
     checkpoint_steps: int | None = Field(
         None, ge=1, description="also write a checkpoint every so many steps; null: at the end of an epoch"
@@ -155,6 +177,7 @@ class Evaluation(Section):
     """How scores become numbers."""
 
     batch_size: int = Field(32, ge=1, description="pictures a forward pass")
+    crops: OptionalSetting = Field(None, description="crops of a picture at test; null: those of `input.crops`")
     threshold: float = Field(0.5, gt=0, lt=1, description="score above which a class is predicted")
     beta: float = Field(2.0, gt=0, description="beta of the F-beta score")
     average: Literal["macro", "micro", "samples"] = Field("macro", description="averaging of the F-beta score")
@@ -174,6 +197,24 @@ class Recipe(Section):
     schedule: ScheduleSetting = Field(default={"name": "constant"}, description="a learning-rate schedule part")
     training: Training = Field(default=Training())
     evaluation: Evaluation = Field(default=Evaluation())
+
+    @model_validator(mode="after")
+    def _views_have_an_effect(self) -> Self:
+        training = self.training
+        if not self.model.frozen:
+            if training.views != 1:
+                raise ValueError("training.views has an effect only with model.frozen")
+            if training.solver is not None:
+                raise ValueError("training.solver needs model.frozen")
+        elif training.views == 1 and self.input.augment:
+            raise ValueError("input.augment has no effect with training.views 1: set 2 or more, or 0")
+        elif training.views > 1 and not self.input.augment:
+            raise ValueError("training.views above 1 are all alike without input.augment")
+        elif training.views and training.mix is not None:
+            raise ValueError("training.mix needs pictures, not their features: set training.views 0")
+        elif not training.views and training.solver is not None:
+            raise ValueError("training.solver needs features that are kept: set training.views 1 or more")
+        return self
 
 
 def shipped() -> dict[str, str]:

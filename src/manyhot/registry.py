@@ -76,8 +76,10 @@ def _explain_one(fault: dict[str, Any], model: type[BaseModel]) -> str:
     path = ".".join(str(part) for part in (*parents, key))
     if fault["type"] == "extra_forbidden":
         return f"unknown key '{path}'. {nearest(str(key), _keys_at(model, parents))}"
-    found = f" (found {fault['input']!r})" if fault["type"] != "missing" else ""
     message = fault["msg"].removeprefix("Value error, ")
+    if not fault["loc"]:  # of several keys together, which the message names
+        return f"{message}."
+    found = f" (found {fault['input']!r})" if fault["type"] != "missing" else ""
     return f"{path}: {message[0].lower() + message[1:]}{found}."
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from manyhot.data.crops import crops
 from manyhot.data.transforms import augmentations
+from manyhot.models.crop_pooling import crop_poolings
 from manyhot.models.pooling import poolings
 from manyhot.recipe import Recipe
 from manyhot.registry import Registry
@@ -13,14 +15,19 @@ from manyhot.training.losses import losses
 from manyhot.training.mixing import mixes
 from manyhot.training.optimizers import optimizers
 from manyhot.training.schedules import schedules
+from manyhot.training.solvers import solvers
 
 REGISTRIES: dict[str, Registry[Any]] = {
+    "input.crops": crops,
     "input.augment": augmentations,
     "model.pooling": poolings,
+    "model.crop_pooling": crop_poolings,
     "loss": losses,
     "optimizer": optimizers,
     "schedule": schedules,
     "training.mix": mixes,
+    "training.solver": solvers,
+    "evaluation.crops": crops,
 }
 """The recipe keys that name a part, and the parts that they may name."""
 
@@ -59,8 +66,12 @@ def recipe_reference() -> str:
     blocks = ["## Outside the sections", _setting_table(top)]
     for name, definition in sections.items():
         blocks += [f"## {name}", _setting_table(schema["$defs"][definition], f"{name}.")]
+    first: dict[Registry[Any], str] = {}
     for key, registry in REGISTRIES.items():
         blocks.append(f"## Parts for {key}")
+        if first.setdefault(registry, key) != key:
+            blocks.append(f"Those for `{first[registry]}`.")
+            continue
         for name, part in registry:
             described = part.model_json_schema()
             blocks += [f"### {name}", (part.__doc__ or "").partition("\n")[0]]

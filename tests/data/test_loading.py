@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from manyhot.data.loading import AHEAD, Batch, EvaluationBatches, Loader, Pictures, TrainingBatches
-from manyhot.data.transforms import Preprocessing, augmentations
+from manyhot.data.preprocessing import Preprocessing
+from manyhot.data.transforms import augmentations
 from manyhot.recipe import Input
 
 N = 11
@@ -39,10 +40,18 @@ def order(batches) -> list[list[int]]:
     return [[index for _, index in batch] for batch in batches]
 
 
+def images(batch: Batch) -> torch.Tensor:
+    """The pictures of a batch of one crop each, uint8 [B, 3, H, W]."""
+    (group,) = batch.groups
+    assert group.places.tolist() == list(range(len(batch.indices)))
+    (stack,) = group.stacks
+    return stack.squeeze(1)
+
+
 def same(ones: list[Batch], others: list[Batch]) -> bool:
     return len(ones) == len(others) and all(
         torch.equal(one.indices, other.indices)
-        and torch.equal(one.images, other.images)
+        and torch.equal(images(one), images(other))
         and torch.equal(one.labels, other.labels)
         and one.damaged == other.damaged
         for one, other in zip(ones, others, strict=True)
@@ -72,10 +81,10 @@ def test_a_batch_is_what_its_keys_say(files):
     pictures = Pictures(files, LABELS, RULES, PARTS, seed=7)
     for batch in Loader(pictures, EvaluationBatches(N, 4), 0):
         assert batch.damaged == ()
-        assert (batch.images.dtype, batch.labels.dtype, batch.indices.dtype) == (torch.uint8, torch.int8, torch.int64)
-        assert batch.images.shape == (len(batch.indices), 3, 16, 16)
-        assert batch.images.is_contiguous(memory_format=torch.channels_last)
-        for row, image, labels in zip(batch.indices.tolist(), batch.images, batch.labels, strict=True):
+        assert (images(batch).dtype, batch.labels.dtype, batch.indices.dtype) == (torch.uint8, torch.int8, torch.int64)
+        assert images(batch).shape == (len(batch.indices), 3, 16, 16)
+        assert images(batch).is_contiguous(memory_format=torch.channels_last)
+        for row, image, labels in zip(batch.indices.tolist(), images(batch), batch.labels, strict=True):
             assert labels.tolist() == LABELS[row].tolist()
             with Image.open(files[row]) as opened:
                 wanted = np.asarray(RULES.fit_image(opened.convert("RGB"))).transpose(2, 0, 1)
@@ -84,7 +93,7 @@ def test_a_batch_is_what_its_keys_say(files):
 
 def test_augmentation_depends_on_seed_epoch_and_index_alone(files):
     def made(seed, key):
-        return Pictures(files, LABELS, RULES, PARTS, seed)[key][1].tobytes()
+        return Pictures(files, LABELS, RULES, PARTS, seed)[key][1][0].tobytes()
 
     assert made(1, (0, 3)) == made(1, (0, 3))
     assert len({made(seed, (epoch, 3)) for seed in (1, 2) for epoch in (0, 1)}) == 4
@@ -193,7 +202,8 @@ def test_a_damaged_picture_is_named_beside_its_neighbours(files, tmp_path, worke
     assert [[row for row, _ in batch.damaged] for batch in batches] == [[1], [3, 4]]
     assert all(reason for batch in batches for _, reason in batch.damaged)
     np.testing.assert_array_equal(batches[0].labels.numpy(), LABELS[[0, 2]])
-    assert [batch.images.shape for batch in batches] == [(2, 3, 16, 16), (0, 3, 16, 16)]
+    assert images(batches[0]).shape == (2, 3, 16, 16)
+    assert batches[1].groups == ()
     assert [batch.labels.shape for batch in batches] == [(2, 3), (0, 3)]
 
 

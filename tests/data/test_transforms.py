@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
-from manyhot.data.transforms import Preprocessing, augment, augmentations
+from manyhot.data.preprocessing import Preprocessing
+from manyhot.data.transforms import augment, augmentations
 from manyhot.errors import UserError
 from manyhot.recipe import Input
 
@@ -101,8 +102,8 @@ def test_the_recipe_comes_before_the_backbone():
 
 
 def test_crops_say_what_is_seen():
-    assert preprocessing(224).crops == "centre crop 224 of shorter side 256"
-    assert preprocessing(320, "squash").crops == "whole picture squashed to 320"
+    assert preprocessing(224).describe() == "centre crop 224 of shorter side 256"
+    assert preprocessing(320, "squash").describe() == "whole picture squashed to 320"
 
 
 def test_normalize_equals_torchvision():
@@ -120,7 +121,7 @@ EVERY = [build(name) for name, _ in augmentations]
 @pytest.mark.parametrize("size", SIZES)
 def test_every_part_makes_the_right_size_of_any_picture(part, size):
     for seed in range(5):
-        image = augment(picture(*size), (part,), np.random.default_rng(seed), preprocessing())
+        (image,) = augment(picture(*size), (part,), np.random.default_rng(seed), preprocessing())
         assert (image.size, image.mode) == ((32, 32), "RGB")
 
 
@@ -129,7 +130,8 @@ def test_every_part_is_a_function_of_its_generator_and_leaves_the_picture_alone(
     image = picture(60, 45)
     before = array(image).copy()
     made = [
-        array(augment(image, (part,), np.random.default_rng(seed), preprocessing())) for seed in (1, 1, *range(2, 12))
+        array(augment(image, (part,), np.random.default_rng(seed), preprocessing())[0])
+        for seed in (1, 1, *range(2, 12))
     ]
     np.testing.assert_array_equal(made[0], made[1])
     assert len({one.tobytes() for one in made}) > 1
@@ -143,8 +145,8 @@ def test_parts_apply_in_order_and_share_one_generator():
     wanted = rules.fit_image(image)
     for part in parts:
         wanted = part.apply(wanted, rng, rules)
-    np.testing.assert_array_equal(array(augment(image, parts, np.random.default_rng(3), rules)), array(wanted))
-    np.testing.assert_array_equal(array(augment(image, (), rng, rules)), array(rules.fit_image(image)))
+    np.testing.assert_array_equal(array(augment(image, parts, np.random.default_rng(3), rules)[0]), array(wanted))
+    np.testing.assert_array_equal(array(augment(image, (), rng, rules)[0]), array(rules.fit_image(image)))
 
 
 def test_flips_flip():
@@ -230,7 +232,8 @@ def test_a_cropping_part_sees_the_whole_picture():
     image.paste((0, 255, 0), (134, 0, 166, 32))  # all that a centre crop would leave
     part = build("random_resized_crop", scale=[0.1, 0.1])
     seen = [
-        array(augment(image, (part,), np.random.default_rng(seed), preprocessing(32, "crop", 32))) for seed in range(20)
+        array(augment(image, (part,), np.random.default_rng(seed), preprocessing(32, "crop", 32))[0])
+        for seed in range(20)
     ]
     assert any((one[..., 0] == 255).all() for one in seen)
 

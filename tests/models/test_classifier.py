@@ -20,8 +20,7 @@ def test_logits_are_the_head_of_the_features(pooling):
     model = build(pooling=pooling, feature_norm=True, dropout=0.5).eval()
     images = torch.rand(3, 3, 64, 80)
     features = model.features(images)
-    assert features.shape == (3, 1024 if pooling == "average+max" else 512)
-    assert features.shape[1] == model.width
+    assert features.shape == (3, 1, 1024 if pooling == "average+max" else 512)
     logits = model(images)
     assert logits.shape == (3, 5)
     assert torch.equal(logits, model.head(features))
@@ -109,7 +108,7 @@ def test_the_first_scores_are_the_shares_of_the_classes(softmax: bool) -> None:
     model = create_classifier(Model(backbone="timm/test_resnet", weights="none"), 3).eval()
     labels = np.array([[1, 0, 0]] * 30 + [[0, 1, 0]] * 60 + [[0, 0, 1]] * 8 + [[-1, 0, 0]] * 100, np.int8)
     model.start_at_prior(labels, softmax=softmax)
-    logits = model.head(torch.zeros(1, model.width))
+    logits = model.head(torch.zeros(1, model.head.linear.in_features))
     scores = logits.softmax(1) if softmax else logits.sigmoid()
     known = (labels >= 0).sum(0)
     expected = ((labels == 1).sum(0) + 1) / (known + 2)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,11 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from manyhot.data.images import DamagedImage, open_image
-from manyhot.data.transforms import Augmentation, Preprocessing, augment
+from manyhot.data.preprocessing import Preprocessing
+from manyhot.data.transforms import Augmentation, augment
 
 # Streams of randomness: the first number after the seed, so that no two uses share one.
 ORDER, AUGMENT = 1, 2
@@ -26,23 +28,84 @@ Key = tuple[int, int]
 
 
 @dataclass(frozen=True)
+class PictureGroup:
+    """Pictures of a batch whose crops have the same shapes.
+
+    Arguments:
+        places: int64 [n], their places in the batch.
+        stacks: uint8 [n, V, 3, H, W] each, channels last in memory: V crops of one shape of every picture.
+        preprocessing: of the pictures.
+    """
+
+    places: Tensor
+    stacks: tuple[Tensor, ...]
+    preprocessing: Preprocessing
+
+    def normalized(self, device: torch.device) -> tuple[Tensor, ...]:
+        """The stacks as the network takes them, float32, on its device."""
+        return tuple(self.preprocessing.normalize(stack.to(device, non_blocking=True)) for stack in self.stacks)
+
+    def logits(self, network: nn.Module, device: torch.device, mix: Mixing | None = None) -> Tensor:
+        """What the network says of them, [n, C]."""
+        stacks = self.normalized(device)
+        if mix is not None:
+            stacks = tuple(mix(stack.squeeze(1)).unsqueeze(1) for stack in stacks)
+        logits: Tensor = network(stacks, self.preprocessing.window)
+        return logits
+
+
+@dataclass(frozen=True)
+class FeatureGroup:
+    """Pictures of a batch whose features were computed before.
+
+    Arguments:
+        places: int64 [n], their places in the batch.
+        features: float16 or float32 [n, I, D], of I crops or windows a picture.
+    """
+
+    places: Tensor
+    features: Tensor
+
+    def logits(self, network: nn.Module, device: torch.device, mix: Mixing | None = None) -> Tensor:
+        """What the head says of them, [n, C]."""
+        assert mix is None, "features are not mixed"
+        logits: Tensor = network(self.features.to(device, non_blocking=True).float())
+        return logits
+
+
+@dataclass(frozen=True)
 class Batch:
     """Pictures on their way to the network.
 
     Arguments:
         indices: int64 [B], rows of the manifest.
-        images: uint8 [B, 3, size, size], channels last in memory.
         labels: int8 [B, C]; 1 present, 0 absent, -1 ignored.
+        groups: the B pictures, or their features, by shape; one group where all are alike.
         damaged: (row, reason) of pictures that could not be read; they are not among the B.
     """
 
     indices: Tensor
-    images: Tensor
     labels: Tensor
+    groups: tuple[PictureGroup | FeatureGroup, ...]
     damaged: tuple[tuple[int, str], ...] = ()
 
+    def logits(self, network: nn.Module, device: torch.device, mix: Mixing | None = None) -> Tensor:
+        """What a network says of the pictures, [B, C].
 
-Item = tuple[int, NDArray[np.uint8]] | tuple[int, str]
+        Arguments:
+            network: a Classifier, or for features its head.
+            device: where it lies.
+            mix: changes normalised pictures [B, 3, H, W], which are one crop each and of one shape.
+        """
+        found = [group.logits(network, device, mix) for group in self.groups]
+        if len(found) == 1:
+            return found[0]
+        order = torch.cat([group.places for group in self.groups]).argsort()
+        return torch.cat(found)[order.to(device)]
+
+
+Mixing = Callable[[Tensor], Tensor]
+Item = tuple[int, list[NDArray[np.uint8]]] | tuple[int, str]
 
 
 class Pictures:
@@ -51,9 +114,10 @@ class Pictures:
     Arguments:
         paths: N image files.
         labels: int8 [N, C].
-        preprocessing: how a picture becomes pixels of the input's size.
+        preprocessing: how a picture becomes crops.
         augment: parts that change it in training.
         seed: of the augmentation.
+        names: N numbers that the augmentation of each picture depends on; None: the indices.
     """
 
     def __init__(
@@ -63,44 +127,58 @@ class Pictures:
         preprocessing: Preprocessing,
         augment: tuple[Augmentation, ...] = (),
         seed: int = 0,
+        names: Sequence[int] | None = None,
     ) -> None:
         self.paths = paths
         self.labels = labels
         self.preprocessing = preprocessing
         self.augment = augment
         self.seed = seed
+        self.names = names
 
     def __len__(self) -> int:
         """N."""
         return len(self.paths)
 
     def __getitem__(self, key: Key) -> Item:
-        """(index, uint8 [size, size, 3]), or (index, reason) for a damaged picture."""
+        """(index, uint8 [H, W, 3] of each crop), or (index, reason) for a damaged picture."""
         epoch, index = key
         try:
             image = open_image(self.paths[index])
         except DamagedImage as damage:
             return index, damage.reason
         if self.augment and epoch >= 0:
-            rng = np.random.default_rng([self.seed, AUGMENT, epoch, index])
-            image = augment(image, self.augment, rng, self.preprocessing)
+            name = index if self.names is None else self.names[index]
+            views = augment(
+                image, self.augment, np.random.default_rng([self.seed, AUGMENT, epoch, name]), self.preprocessing
+            )
         else:
-            image = self.preprocessing.fit_image(image)
-        return index, np.asarray(image)
+            views = self.preprocessing.views(image)
+        return index, [np.asarray(view) for view in views]
 
     def collate(self, items: Sequence[Item]) -> Batch:
         """One batch of decoded pictures."""
-        sound = [(index, pixels) for index, pixels in items if not isinstance(pixels, str)]
-        damaged = tuple((index, pixels) for index, pixels in items if isinstance(pixels, str))
-        size = self.preprocessing.size
-        pixels_NHWC = np.stack([pixels for _, pixels in sound]) if sound else np.empty((0, size, size, 3), np.uint8)
+        sound = [(index, views) for index, views in items if not isinstance(views, str)]
+        alike: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+        for place, (_, views) in enumerate(sound):
+            alike.setdefault(tuple(view.shape for view in views), []).append(place)
         rows = [index for index, _ in sound]
         return Batch(
             indices=torch.tensor(rows, dtype=torch.int64),
-            images=torch.from_numpy(pixels_NHWC).permute(0, 3, 1, 2),
             labels=torch.from_numpy(self.labels[rows]),
-            damaged=damaged,
+            groups=tuple(self._group(places, [sound[place][1] for place in places]) for places in alike.values()),
+            damaged=tuple((index, reason) for index, reason in items if isinstance(reason, str)),
         )
+
+    def _group(self, places: list[int], pictures: list[list[NDArray[np.uint8]]]) -> PictureGroup:
+        stacks = []
+        for _, run in itertools.groupby(range(len(pictures[0])), key=lambda view: pictures[0][view].shape):
+            views = list(run)
+            pixels_NVHWC = np.stack([picture[view] for picture in pictures for view in views]).reshape(
+                len(pictures), len(views), *pictures[0][views[0]].shape
+            )
+            stacks.append(torch.from_numpy(pixels_NVHWC).permute(0, 1, 4, 2, 3))
+        return PictureGroup(torch.tensor(places), tuple(stacks), self.preprocessing)
 
 
 class Batches(Protocol):
@@ -150,10 +228,10 @@ class TrainingBatches:
 
 
 class EvaluationBatches:
-    """Every picture once, in order, without augmentation; each process takes every world-th batch."""
+    """Every picture once, in order; each process takes every world-th batch. Epoch -1 is without augmentation."""
 
-    def __init__(self, n: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
-        self.n, self.batch_size, self.rank, self.world = n, batch_size, rank, world
+    def __init__(self, n: int, batch_size: int, rank: int = 0, world: int = 1, *, epoch: int = -1) -> None:
+        self.n, self.batch_size, self.rank, self.world, self.epoch = n, batch_size, rank, world, epoch
 
     def __len__(self) -> int:
         """Batches of this process."""
@@ -161,7 +239,7 @@ class EvaluationBatches:
 
     def __iter__(self) -> Iterator[list[Key]]:
         for start in range(self.rank * self.batch_size, self.n, self.world * self.batch_size):
-            yield [(-1, index) for index in range(start, min(start + self.batch_size, self.n))]
+            yield [(self.epoch, index) for index in range(start, min(start + self.batch_size, self.n))]
 
 
 class Loader:

@@ -1,4 +1,4 @@
-"""From a decoded picture to the network's input: the preprocessing of the bundle, and declared augmentation."""
+"""Declared augmentation: the parts that `input.augment` of a recipe can name."""
 
 from __future__ import annotations
 
@@ -6,19 +6,11 @@ import math
 from typing import Annotated, ClassVar
 
 import numpy as np
-import torch
 from PIL import Image, ImageEnhance
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from torch import Tensor
+from pydantic import AfterValidator, Field
 
-from manyhot.recipe import Input
+from manyhot.data.preprocessing import Preprocessing
 from manyhot.registry import Part, Registry
-
-_FILTERS = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -34,71 +26,11 @@ Shares = Annotated[tuple[Annotated[Positive, Field(le=1)], Annotated[Positive, F
 Ratios = Annotated[tuple[Positive, Positive], AfterValidator(_in_order)]
 
 
-class Preprocessing(BaseModel):
-    """How every picture becomes a tensor, in training (after augmentation), evaluation and prediction alike."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    size: int
-    fit: str
-    resize: int
-    interpolation: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    @classmethod
-    def from_recipe(
-        cls, settings: Input, mean: tuple[float, float, float], std: tuple[float, float, float]
-    ) -> Preprocessing:
-        """The recipe's input section; `mean` and `std` (the backbone's) fill what it leaves open."""
-        return cls(
-            size=settings.size,
-            fit=settings.fit,
-            resize=settings.resize or round(settings.size / 0.875),
-            interpolation=settings.interpolation,
-            mean=settings.mean or mean,
-            std=settings.std or std,
-        )
-
-    @property
-    def crops(self) -> str:
-        """What of a picture is seen, in words: "centre crop 224 of 256", "whole picture squashed to 320"."""
-        if self.fit == "squash":
-            return f"whole picture squashed to {self.size}"
-        return f"centre crop {self.size} of shorter side {max(self.resize, self.size)}"
-
-    @property
-    def filter(self) -> Image.Resampling:
-        """Pillow's filter; all are antialiased."""
-        return _FILTERS[self.interpolation]
-
-    def fit_image(self, image: Image.Image) -> Image.Image:
-        """The picture as size x size pixels."""
-        if self.fit == "squash":
-            return image.resize((self.size, self.size), self.filter)
-        scale = max(self.resize, self.size) / min(image.size)
-        width, height = (max(self.size, round(side * scale)) for side in image.size)
-        left, top = (width - self.size) / 2, (height - self.size) / 2
-        # Resizing only the part that is kept costs less than resizing all and cutting.
-        box = (
-            left * image.width / width,
-            top * image.height / height,
-            (left + self.size) * image.width / width,
-            (top + self.size) * image.height / height,
-        )
-        return image.resize((self.size, self.size), self.filter, box=box)
-
-    def normalize(self, images_N3HW: Tensor) -> Tensor:
-        """Bytes in 0…255 to float32 of mean 0 and standard deviation 1, on the device where they lie."""
-        mean = torch.tensor(self.mean, device=images_N3HW.device).view(1, 3, 1, 1)
-        std = torch.tensor(self.std, device=images_N3HW.device).view(1, 3, 1, 1)
-        return images_N3HW.float().div_(255).sub_(mean).div_(std)
-
-
 class Augmentation(Part):
     """A random change of a picture; all its randomness comes from the generator it is given.
 
-    A part with `crops` makes the size x size picture itself and takes the place of the recipe's `fit`.
+    A part with `crops` makes the size x size picture itself and takes the place of the recipe's `fit`; it goes with
+    `crops: one` only.
     """
 
     crops: ClassVar[bool] = False
@@ -113,13 +45,12 @@ augmentations: Registry[Augmentation] = Registry("augmentation", "input.augment"
 
 def augment(
     image: Image.Image, parts: tuple[Augmentation, ...], rng: np.random.Generator, preprocessing: Preprocessing
-) -> Image.Image:
-    """Apply the parts in order to a size x size picture."""
-    if not any(part.crops for part in parts):
-        image = preprocessing.fit_image(image)
+) -> list[Image.Image]:
+    """The crops of a picture whose canvas the parts changed, in order."""
+    canvas = image if any(part.crops for part in parts) else preprocessing.cropping.canvas(image, preprocessing)
     for part in parts:
-        image = part.apply(image, rng, preprocessing)
-    return image
+        canvas = part.apply(canvas, rng, preprocessing)
+    return preprocessing.cropping.cut(canvas, preprocessing)
 
 
 @augmentations.register("random_resized_crop")

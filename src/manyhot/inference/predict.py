@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from manyhot.data.images import IMAGE_SUFFIXES
 from manyhot.data.loading import Batch, EvaluationBatches, Loader, Pictures
 from manyhot.data.manifest import Manifest
-from manyhot.data.transforms import Preprocessing
 from manyhot.errors import UserError
 from manyhot.models.bundle import Bundle, load_bundle
 from manyhot.predictions import Predictions
@@ -45,7 +44,6 @@ def compute_logits(
     model: nn.Module,
     batches: Iterable[Batch],
     n: int,
-    preprocessing: Preprocessing,
     device: torch.device,
     *,
     what: str,
@@ -54,10 +52,9 @@ def compute_logits(
     """Run a network in eval mode over batches of pictures, each once.
 
     Arguments:
-        model: from float32 [B, 3, size, size] to logits [B, C].
-        batches: decoded pictures.
+        model: a Classifier for pictures, its head for features.
+        batches: decoded pictures, or features.
         n: number of pictures, for the progress bar.
-        preprocessing: of the model.
         device: where the model lies.
         what: the text before the progress bar.
         after_batch: called after each batch; may raise to stop.
@@ -70,8 +67,7 @@ def compute_logits(
         for batch in batches:
             damaged.extend(batch.damaged)
             if len(batch.indices):
-                images = preprocessing.normalize(batch.images.to(device, non_blocking=True))
-                values.append(model(images).float().cpu())
+                values.append(batch.logits(model, device).float().cpu())
                 rows.append(batch.indices)
             bar.advance(len(batch.indices) + len(batch.damaged))
             after_batch()
@@ -96,6 +92,10 @@ class Predictor:
         device: where it runs; None takes a GPU where there is one.
         batch_size: pictures a forward pass.
         workers: threads that decode; None is one a core.
+        crops: other crops than the bundle's, as a recipe's `input.crops`; None: its own.
+
+    Raises:
+        UserError: crops that are none, or whose number is not what the head was trained with.
     """
 
     def __init__(
@@ -105,11 +105,16 @@ class Predictor:
         device: str | torch.device | None = None,
         batch_size: int = 32,
         workers: int | None = None,
+        crops: dict[str, Any] | None = None,
     ) -> None:
         self.bundle = bundle
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.batch_size = batch_size
         self.workers = workers
+        self.preprocessing = bundle.config.preprocessing.with_crops(crops)
+        count, trained = self.preprocessing.cropping.count, bundle.config.preprocessing.cropping.count
+        if bundle.model.head.crop_pooling.joins and count != trained:
+            raise UserError(f"the model takes {trained} crops of a picture, together; other crops do not fit it.")
         self._model = bundle.model.to(self.device).to(memory_format=torch.channels_last)
 
     @classmethod
@@ -160,11 +165,9 @@ class Predictor:
         source: dict[str, str],
     ) -> tuple[Predictions, Logits]:
         config = self.bundle.config
-        pictures = Pictures(files, labels, config.preprocessing)
+        pictures = Pictures(files, labels, self.preprocessing)
         loader = Loader(pictures, EvaluationBatches(len(pictures), self.batch_size), self.workers)
-        logits = compute_logits(
-            self._model, loader, len(pictures), config.preprocessing, self.device, what="scoring pictures"
-        )
+        logits = compute_logits(self._model, loader, len(pictures), self.device, what="scoring pictures")
         _report_damaged(files, logits.damaged, on_error)
         if not len(logits.rows):
             raise UserError("none of the pictures could be read.")
@@ -175,7 +178,7 @@ class Predictor:
             labels=labels[logits.rows],
             classes=config.classes,
             task=config.task,
-            source={**source, "bundle_sha256": self.bundle.sha256, "crops": config.preprocessing.crops},
+            source={**source, "bundle_sha256": self.bundle.sha256, "crops": self.preprocessing.describe()},
         )
         return predictions, logits
 

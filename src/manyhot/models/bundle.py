@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from manyhot.atomic import atomic_open, sha256_bytes, write_text
-from manyhot.data.transforms import Preprocessing
+from manyhot.data.preprocessing import Preprocessing
 from manyhot.errors import UserError
 from manyhot.models.classifier import Classifier, create_classifier
 from manyhot.recipe import Model
@@ -126,7 +126,7 @@ def load_bundle(folder: Path) -> Bundle:
             file=path,
             remedy="If training was interrupted, resume it with --resume; else restore the file from a copy.",
         )
-    model = create_classifier(config.model, len(config.classes))
+    model = create_classifier(config.model, len(config.classes), config.preprocessing.cropping.count)
     try:
         model.load_state_dict(safetensors.torch.load(content))
     except (SafetensorError, RuntimeError) as error:

@@ -2,79 +2,66 @@
 
 from __future__ import annotations
 
-from typing import cast
+import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from manyhot import recipe
+from manyhot.errors import UserError
 from manyhot.models.backbones import Backbone, create_backbone
+from manyhot.models.crop_pooling import crop_poolings
+from manyhot.models.head import Head
 from manyhot.models.pooling import Pooling, poolings
 
-# Small enough that every score starts near one half, whatever the length of the features.
-_HEAD_INIT_STD = 0.01
-
-
-class FeatureNorm(nn.BatchNorm1d):
-    """Standardises features by mean and variance: of the batch in training, running ones otherwise; no scale or shift.
-
-    A training batch of one picture has no variance: it is standardised by the running ones, and does not move them.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__(width, affine=False)
-
-    def forward(self, features_ND: Tensor) -> Tensor:
-        """Float features [N, D] → [N, D]."""
-        if self.training and len(features_ND) == 1:
-            return F.batch_norm(features_ND, self.running_mean, self.running_var, eps=self.eps)
-        return super().forward(features_ND)
+Window = tuple[int, int]
+"""Side of the windows that a map is pooled by, and the step between them, pixels of the input."""
 
 
 class Classifier(nn.Module):
-    """Images to logits: backbone, pooling, and the head (standardisation where asked for, dropout, linear).
+    """Images to logits: backbone, pooling, and the head, over one crop a picture or many.
 
     Arguments:
         backbone: from images to a feature map.
         pooling: from the map to one vector.
-        n_classes: C, the number of logits.
-        feature_norm: standardise pooled features (`FeatureNorm`).
-        dropout: probability that a pooled feature is zeroed in training.
+        head: from vectors to logits.
     """
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        pooling: Pooling,
-        n_classes: int,
-        *,
-        feature_norm: bool = False,
-        dropout: float = 0.0,
-    ) -> None:
+    def __init__(self, backbone: Backbone, pooling: Pooling, head: Head) -> None:
         super().__init__()
         self.backbone = backbone
         self.pooling = pooling
-        self.width = pooling.width(backbone.channels)
-        self.head = nn.Sequential()
-        if feature_norm:
-            self.head.add_module("norm", FeatureNorm(self.width))
-        self.head.add_module("dropout", nn.Dropout(dropout))
-        linear = nn.Linear(self.width, n_classes)
-        nn.init.normal_(linear.weight, std=_HEAD_INIT_STD)
-        nn.init.zeros_(linear.bias)
-        self.head.add_module("linear", linear)
+        self.head = head
 
-    def forward(self, x_N3HW: Tensor) -> Tensor:
-        """Float images [N, 3, H, W], normalised by the backbone's mean and std → logits [N, C]."""
-        logits_NC: Tensor = self.head(self.features(x_N3HW))
+    def forward(self, images: Tensor | Sequence[Tensor], window: Window | None = None) -> Tensor:
+        """Images, one crop or several of each → logits [N, C].
+
+        Arguments:
+            images: float [N, 3, H, W], or several [N, V, 3, H, W] whose crops belong together; normalised by the
+                backbone's mean and std.
+            window: see `features`.
+        """
+        logits_NC: Tensor = self.head(self.features(images, window))
         return logits_NC
 
-    def features(self, x_N3HW: Tensor) -> Tensor:
-        """Float images [N, 3, H, W] → pooled features [N, D], before the head; `head(features)` gives the logits."""
-        return self.pooling.pool(self.backbone(x_N3HW))
+    def features(self, images: Tensor | Sequence[Tensor], window: Window | None = None) -> Tensor:
+        """Pooled features [N, I, D] of all crops and windows, before the head; `head(features)` gives the logits.
+
+        Arguments:
+            images: float [N, 3, H, W], or several [N, V, 3, H, W].
+            window: pool each map window by window instead of all at once; I counts windows then.
+        """
+        stacks = [images.unsqueeze(1)] if isinstance(images, Tensor) else images
+        return torch.cat([self._pooled(stack, window) for stack in stacks], dim=1)
+
+    def _pooled(self, stack_NV3HW: Tensor, window: Window | None) -> Tensor:
+        map_MDHW = self.backbone(stack_NV3HW.flatten(0, 1))
+        cells = (None, 1) if window is None else [max(1, round(n / self.backbone.geometry.stride)) for n in window]
+        vectors_MPD = torch.stack([self.pooling.pool(part) for part in _windows(map_MDHW, *cells)], dim=1)
+        return vectors_MPD.reshape(len(stack_NV3HW), -1, vectors_MPD.shape[-1])
 
     @torch.no_grad()
     def start_at_prior(
@@ -92,9 +79,8 @@ class Classifier(nn.Module):
         """
         present, known = (labels_NC == 1).sum(axis=0), (labels_NC >= 0).sum(axis=0)
         share = torch.from_numpy((present + 1) / (known + 2))  # Laplace's rule: finite where all or none is present
-        linear = cast(nn.Linear, self.head.get_submodule("linear"))
         logit_C = share.log() if softmax else share.logit()
-        linear.bias.copy_(logit_C if positive_weights is None else logit_C + positive_weights.log())
+        self.head.linear.bias.copy_(logit_C if positive_weights is None else logit_C + positive_weights.log())
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         """All parameters of the backbone, frozen or not."""
@@ -105,7 +91,23 @@ class Classifier(nn.Module):
         return list(self.head.parameters())
 
 
-def create_classifier(model: recipe.Model, n_classes: int) -> Classifier:
+def _windows(map_NDHW: Tensor, side: int | None, step: int) -> Iterator[Tensor]:
+    """Windows of a map, row by row, at most `step` cells apart and as far as its edges; None: the map itself."""
+    if side is None:
+        yield map_NDHW
+        return
+    height, width = map_NDHW.shape[-2:]
+    for y, x in itertools.product(_starts(height, side, step), _starts(width, side, step)):
+        yield map_NDHW[..., y : y + side, x : x + side]
+
+
+def _starts(length: int, side: int, step: int) -> list[int]:
+    room = max(0, length - side)
+    count = -(-room // step) + 1
+    return [round(i * room / max(1, count - 1)) for i in range(count)]
+
+
+def create_classifier(model: recipe.Model, n_classes: int, crops: int | None = 1) -> Classifier:
     """The classifier that a recipe's section `model` describes.
 
     The head's weights are drawn from a normal distribution of standard deviation 0.01, its biases are zero; all random
@@ -114,13 +116,28 @@ def create_classifier(model: recipe.Model, n_classes: int) -> Classifier:
     Arguments:
         model: the section; with `weights="none"` nothing is fetched or read.
         n_classes: C, at least 1.
+        crops: of every picture; None: it varies.
 
     Raises:
-        UserError: an unknown backbone, pooling or setting, or weights that cannot be had.
+        UserError: an unknown backbone, pooling or setting, weights that cannot be had, or features to be joined of a
+            number of crops that varies.
     """
     assert n_classes >= 1, f"a classifier of {n_classes} classes"
-    pooling = poolings.build(model.pooling)
+    pooling, crop_pooling = poolings.build(model.pooling), crop_poolings.build(model.crop_pooling)
+    if crop_pooling.joins and crops is None:
+        raise UserError(
+            f"model.crop_pooling '{model.crop_pooling['name']}' needs the same number of crops of every picture.",
+            remedy="Set model.crop_pooling=max, or other input.crops.",
+        )
     backbone = create_backbone(model.backbone, model.weights, model.output_stride)
     if model.frozen:
         backbone.freeze()
-    return Classifier(backbone, pooling, n_classes, feature_norm=model.feature_norm, dropout=model.dropout)
+    head = Head(
+        pooling.width(backbone.channels),
+        n_classes,
+        crop_pooling,
+        crops=crops or 1,
+        feature_norm=model.feature_norm,
+        dropout=model.dropout,
+    )
+    return Classifier(backbone, pooling, head)

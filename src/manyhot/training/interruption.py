@@ -27,6 +27,11 @@ class SignalWatch:
         self.signum: int | None = None
         self._former: dict[int, Any] = {}
 
+    def stop_if_asked(self) -> None:
+        """Raise Interrupted if a signal came."""
+        if self.signum is not None:
+            raise Interrupted(self.signum)
+
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGINT, signal.SIGTERM):

@@ -36,7 +36,8 @@ class Keeper:
             state.best_epoch, state.best_value = state.epoch, value
             best = {"weights": session.evaluated.state_dict(), "epoch": state.epoch, "val_map": line["val_map"]}
             save_checkpoint(self.run.best, best)
-            self._save_bundle(session, best)
+            if not session.on_features:  # where epochs take milliseconds, a backbone an epoch is much to write
+                self._save_bundle(session, best)
         self.save_last(session, state)
         write_history(self.run, state.history)
 
@@ -53,19 +54,26 @@ class Keeper:
         state = State(**saved.pop("state"))
         session.load_state_dict(saved)
         write_history(self.run, state.history)
-        if state.best_epoch:
-            self._mend_best(session, state)
+        self.save_best_bundle(session, state)
         log.info("resuming after %d epochs and %d steps of the next", state.epoch, state.step)
         return state
 
-    def _mend_best(self, session: Session, state: State) -> None:
+    def save_best_bundle(self, session: Session, state: State) -> None:
+        """Write the bundle of the best epoch, unless it lies there whole.
+
+        Raises:
+            UserError: a damaged checkpoint, or one of another epoch.
+        """
+        if not state.best_epoch:
+            return
         best = load_checkpoint(self.run.best)
         if best["epoch"] not in {state.best_epoch, state.epoch + 1}:
             raise UserError(
                 f"best.pt is of epoch {best['epoch']}, but last.pt says {state.best_epoch}.", file=self.run.best
             )
         try:
-            whole = read_config(self.run.model).weights_sha256 == sha256_file(self.run.model / WEIGHTS)
+            config = read_config(self.run.model)
+            whole = config.epoch == best["epoch"] and config.weights_sha256 == sha256_file(self.run.model / WEIGHTS)
         except (UserError, OSError):
             whole = False
         if not whole:
@@ -88,4 +96,4 @@ class Keeper:
             epoch=best["epoch"],
             val_map=best["val_map"],
         )
-        save_bundle(self.run.model, config, best["weights"])
+        save_bundle(self.run.model, config, session.whole(best["weights"]))

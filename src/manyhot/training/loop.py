@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from manyhot.data.loading import Batch
 from manyhot.errors import UserError
@@ -35,10 +37,12 @@ def run_loop(run: Run, session: Session, state: State, keeper: Keeper) -> None:
     tracker = Tracker(run, state.total_steps)
     try:
         with SignalWatch() as watch:
+            if state.epoch < session.recipe.training.epochs:
+                loaders = session.loaders(watch.stop_if_asked)
             while state.epoch < session.recipe.training.epochs and not _is_stuck(session, state):
                 try:
-                    train_epoch(session, state, keeper, tracker, watch)
-                    line = evaluate_epoch(session, state, watch)
+                    train_epoch(session, loaders[0], state, keeper, tracker, watch)
+                    line = evaluate_epoch(session, loaders[1], state, watch)
                 except Interrupted:
                     keeper.save_last(session, state)
                     raise
@@ -47,10 +51,18 @@ def run_loop(run: Run, session: Session, state: State, keeper: Keeper) -> None:
                 keeper.save_epoch(session, state)
                 log.info("%s", describe(line))
     finally:
+        keeper.save_best_bundle(session, state)
         tracker.close()
 
 
-def train_epoch(session: Session, state: State, keeper: Keeper, tracker: Tracker, watch: SignalWatch) -> None:
+def train_epoch(
+    session: Session,
+    loader: Iterable[Batch],
+    state: State,
+    keeper: Keeper,
+    tracker: Tracker,
+    watch: SignalWatch,
+) -> None:
     """The steps of one epoch, from `state.step` on."""
     recipe, epoch = session.recipe, state.epoch
     if not recipe.model.frozen and recipe.training.freeze_epochs:
@@ -58,20 +70,19 @@ def train_epoch(session: Session, state: State, keeper: Keeper, tracker: Tracker
             session.model.backbone.freeze()
         else:
             session.model.backbone.unfreeze()
-    session.model.train()
+    session.trained.train()
     session.batches.start(epoch, skip=state.step)
     left = max(0, len(session.train) - state.images)
     started = time.perf_counter()
     with progress(left, f"epoch {epoch + 1}/{recipe.training.epochs}") as bar:
-        for batch in session.train_loader if left else ():
+        for batch in loader if left else ():
             loss = train_step(session, state, batch)
             tracker.step(state.total_steps, loss)
             now = time.perf_counter()
             state.add_step(loss, len(batch.indices), now - started)
             started = now
             bar.advance(len(batch.indices), note=f"loss {state.loss_sum / state.step:.4f}")
-            if watch.signum is not None:
-                raise Interrupted(watch.signum)
+            watch.stop_if_asked()
             # The last step needs none: the epoch's own checkpoint follows, and TensorBoard resumes cleanly only there.
             every = recipe.training.checkpoint_steps
             if every and state.total_steps % every == 0 and state.step < len(session.batches):
@@ -88,41 +99,39 @@ def train_step(session: Session, state: State, batch: Batch) -> float:
         group["lr"] = group["peak_lr"] * factor
     # Dropout and the like are functions of (seed, step), so that a resumed run repeats them.
     torch.manual_seed(derive_seed(recipe.seed, STEP, state.total_steps))
-    images = session.preprocessing.normalize(batch.images.to(accelerator.device, non_blocking=True))
     targets = batch.labels.to(accelerator.device)
-    if session.parts.mix is not None:
-        rng = np.random.default_rng([recipe.seed, MIX, state.total_steps])
+    rng = np.random.default_rng([recipe.seed, MIX, state.total_steps])
+
+    def mixed(images: Tensor) -> Tensor:
+        nonlocal targets
+        assert session.parts.mix is not None
         images, targets = session.parts.mix.apply(images, targets, rng)
-    logits = session.model(images)
+        return images
+
+    logits = batch.logits(session.trained, accelerator.device, mixed if session.parts.mix else None)
     loss = session.parts.loss.compute(logits, targets)
     value = loss.item()
     if not math.isfinite(value):
         _stop_at_non_finite(session, state, batch, value)
     accelerator.backward(loss)
     if recipe.training.grad_clip is not None:
-        accelerator.clip_grad_norm_(session.model.parameters(), recipe.training.grad_clip)
+        accelerator.clip_grad_norm_(session.trained.parameters(), recipe.training.grad_clip)
     session.optimizer.step()
     session.optimizer.zero_grad()
     if session.average is not None:
-        session.average.update_parameters(session.model)
+        session.average.update_parameters(session.trained)
     return value
 
 
-def evaluate_epoch(session: Session, state: State, watch: SignalWatch) -> dict[str, Any]:
+def evaluate_epoch(session: Session, loader: Iterable[Batch], state: State, watch: SignalWatch) -> dict[str, Any]:
     """Scores of the val split, each picture once, and the epoch's line of the history."""
-
-    def stop_if_asked() -> None:
-        if watch.signum is not None:
-            raise Interrupted(watch.signum)
-
     logits = compute_logits(
         session.evaluated,
-        session.val_loader,
+        loader,
         len(session.val),
-        session.preprocessing,
         session.accelerator.device,
         what="validating",
-        after_batch=stop_if_asked,
+        after_batch=watch.stop_if_asked,
     )
     if logits.damaged:
         row, reason = logits.damaged[0]

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils import deterministic
 
+from manyhot.data.crops import crops
 from manyhot.data.loading import EvaluationBatches, Loader, Pictures, TrainingBatches
 from manyhot.data.manifest import Manifest
-from manyhot.data.transforms import Augmentation, Preprocessing, augmentations
+from manyhot.data.preprocessing import Preprocessing
+from manyhot.data.transforms import Augmentation, augmentations
 from manyhot.errors import UserError
+from manyhot.inference.feature_store import weights_digest
+from manyhot.inference.features import Extraction, FeatureLoader
 from manyhot.models.classifier import Classifier, create_classifier
+from manyhot.models.crop_pooling import crop_poolings
 from manyhot.models.pooling import poolings
 from manyhot.recipe import Recipe
 from manyhot.training.losses import Loss, losses
 from manyhot.training.mixing import Mix, mixes
 from manyhot.training.optimizers import OptimizerPart, optimizers
 from manyhot.training.schedules import Schedule, schedules
+from manyhot.training.solvers import Solver, solvers
 
 # Streams of randomness beside those of manyhot.data.loading.
 INIT, STEP, MIX = 3, 4, 5
@@ -37,25 +45,37 @@ class Parts:
     schedule: Schedule
     augment: tuple[Augmentation, ...]
     mix: Mix | None
+    solver: Solver | None
 
 
 def build_parts(recipe: Recipe) -> Parts:
     """Look up every part that the recipe names.
 
     Raises:
-        UserError: an unknown part, an unknown setting or a bad value; more than one cropping augmentation.
+        UserError: an unknown part, an unknown setting or a bad value; parts that do not go together.
     """
     augment = tuple(augmentations.build(setting) for setting in recipe.input.augment)
-    if sum(part.crops for part in augment) > 1:
+    cropping = sum(part.crops for part in augment)
+    if cropping > 1:
         raise UserError("input.augment names more than one part that crops.")
+    way = recipe.input.crops["name"]
+    crops.build(recipe.input.crops)
+    if recipe.evaluation.crops is not None:
+        crops.build(recipe.evaluation.crops)
+    if cropping and way != "one":
+        raise UserError(f"input.augment names a part that crops, and input.crops is '{way}': the crops are cut twice.")
     poolings.build(recipe.model.pooling)
-    mix = recipe.training.mix
+    crop_poolings.build(recipe.model.crop_pooling)
+    mix, solver = recipe.training.mix, recipe.training.solver
+    if mix and way != "one":
+        raise UserError(f"training.mix mixes pictures of one crop, and input.crops is '{way}'.")
     return Parts(
         losses.build(recipe.loss),
         optimizers.build(recipe.optimizer),
         schedules.build(recipe.schedule),
         augment,
         mixes.build(mix) if mix else None,
+        solvers.build(solver) if solver else None,
     )
 
 
@@ -80,38 +100,108 @@ def assign_splits(manifest: Manifest, recipe: Recipe) -> Manifest:
 
 @dataclass
 class Session:
-    """What the loop works with."""
+    """What the loop works with.
+
+    Arguments:
+        recipe: the experiment.
+        parts: its named parts, built.
+        accelerator: device, precision, processes.
+        training_input: how pictures become crops in training.
+        preprocessing: how they do at test; it goes into the bundle.
+        model: the whole classifier.
+        trained: what is trained and what batches run through: the classifier, or its head on stored features.
+        average: moving average of `trained`.
+        optimizer: of its parameters.
+        train: pictures to train on.
+        val: pictures that choose the best epoch.
+        batches: of training.
+    """
 
     recipe: Recipe
     parts: Parts
     accelerator: Accelerator
+    training_input: Preprocessing
     preprocessing: Preprocessing
     model: Classifier
+    trained: torch.nn.Module
     average: AveragedModel | None
     optimizer: Any
     train: Manifest
     val: Manifest
     batches: TrainingBatches
-    train_loader: Loader
-    val_loader: Loader
+
+    @property
+    def on_features(self) -> bool:
+        """The backbone is frozen, and its features are computed once."""
+        return self.recipe.model.frozen and self.recipe.training.views > 0
 
     @property
     def evaluated(self) -> torch.nn.Module:
         """The network whose scores count: the moving average where there is one."""
-        return self.average.module if self.average is not None else self.model
+        return self.average.module if self.average is not None else self.trained
+
+    def whole(self, trained: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The weights of the classifier of which `trained` are those that training changes."""
+        if not self.on_features:
+            return trained
+        return self.model.state_dict() | {f"head.{name}": tensor for name, tensor in trained.items()}
+
+    def loaders(self, stop_if_asked: Callable[[], None]) -> tuple[Loader | FeatureLoader, Loader | FeatureLoader]:
+        """Batches of the train and of the val split; on features, what the store lacks is computed first.
+
+        Arguments:
+            stop_if_asked: called after each batch of computing; may raise.
+        """
+        recipe, train, val = self.recipe, self.train, self.val
+        in_order = EvaluationBatches(len(val), recipe.evaluation.batch_size)
+        workers, augment = recipe.training.workers, self.parts.augment
+        if not self.on_features:
+            pictures = Pictures(train.paths, train.labels, self.training_input, augment, recipe.seed)
+            held_out = Pictures(val.paths, val.labels, self.preprocessing)
+            return Loader(pictures, self.batches, workers), Loader(held_out, in_order, workers)
+        extraction = Extraction(
+            self.model,
+            self.training_input,
+            augment,
+            seed=recipe.seed,
+            device=self.accelerator.device,
+            batch_size=recipe.evaluation.batch_size,
+            workers=workers,
+            precision=recipe.training.precision,
+        )
+        views = extraction.compute(
+            train.paths, recipe.training.views, what="features to train on", after_batch=stop_if_asked
+        )
+        at_test = replace(extraction, preprocessing=self.preprocessing)
+        first = at_test.compute(val.paths, what="features to validate on", after_batch=stop_if_asked)
+        return (
+            FeatureLoader(views, train.labels, self.batches, recipe.seed),
+            FeatureLoader(first, val.labels, in_order),
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """All tensors that training changes."""
-        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state = {"model": self.trained.state_dict(), "optimizer": self.optimizer.state_dict()}
         if self.average is not None:
             state["average"] = self.average.state_dict()
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
+        if self.on_features:
+            state["backbone"] = weights_digest(self.model.backbone)
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up where `state_dict` was taken."""
-        self.model.load_state_dict(state["model"])
+        """Take up where `state_dict` was taken.
+
+        Raises:
+            UserError: the frozen backbone is another one than it was then.
+        """
+        if self.on_features and state["backbone"] != weights_digest(self.model.backbone):
+            raise UserError(
+                f"the weights of {self.model.backbone.name} are not those that the run was started with.",
+                remedy="Give it the same model.weights, or train into another --out.",
+            )
+        self.trained.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
@@ -120,51 +210,52 @@ class Session:
 
 
 def make_session(recipe: Recipe, parts: Parts, manifest: Manifest) -> Session:
-    """Build the network, the optimizer and the loaders.
+    """Build the network and the optimizer.
 
     Raises:
         UserError: unknown backbone, weights that do not fit or cannot be had, precision that the device lacks, a mix
-            with a softmax loss where pictures have several classes.
+            with a softmax loss where pictures have several classes, crops that do not fit the head.
     """
     accelerator = _accelerator(recipe.training.precision)
     train, val = manifest.split(recipe.data.train_split), manifest.split(recipe.data.val_split)
     if parts.mix is not None and parts.loss.activation == "softmax":
         _refuse_several_classes(train)
     torch.manual_seed(derive_seed(recipe.seed, INIT))
-    model = create_classifier(recipe.model, len(manifest.classes))
+    count = crops.build(recipe.input.crops).count
+    model = create_classifier(recipe.model, len(manifest.classes), count)
     model.start_at_prior(
         train.labels,
         softmax=parts.loss.activation == "softmax",
         positive_weights=parts.loss.positive_weights,
     )
     model.to(accelerator.device).to(memory_format=torch.channels_last)
-    preprocessing = Preprocessing.from_recipe(recipe.input, model.backbone.mean, model.backbone.std)
-    ema = recipe.training.ema
-    average = _moving_average(model, ema) if ema else None
+    training_input = Preprocessing.from_recipe(recipe.input, model.backbone.mean, model.backbone.std)
+    preprocessing = training_input.with_crops(recipe.evaluation.crops)
+    if model.head.crop_pooling.joins and preprocessing.cropping.count != count:
+        raise UserError(
+            f"model.crop_pooling '{recipe.model.crop_pooling['name']}' needs as many crops at test as in training "
+            f"({count}).",
+            remedy="Set evaluation.crops=null.",
+        )
+    on_features = recipe.model.frozen and recipe.training.views > 0
+    trained: torch.nn.Module = model.head if on_features else model
+    average = _moving_average(trained, recipe.training.ema) if recipe.training.ema else None
     backbone = [] if recipe.model.frozen else model.backbone_parameters()
     optimizer = parts.optimizer.build(parts.optimizer.groups(model.head_parameters(), backbone))
-    model, optimizer = accelerator.prepare(model, optimizer)
-    batches = TrainingBatches(len(train), recipe.training.batch_size, recipe.seed)
-    workers = recipe.training.workers
+    trained, optimizer = accelerator.prepare(trained, optimizer)
     return Session(
         recipe=recipe,
         parts=parts,
         accelerator=accelerator,
+        training_input=training_input,
         preprocessing=preprocessing,
         model=model,
+        trained=trained,
         average=average,
         optimizer=optimizer,
         train=train,
         val=val,
-        batches=batches,
-        train_loader=Loader(
-            Pictures(train.paths, train.labels, preprocessing, parts.augment, recipe.seed), batches, workers
-        ),
-        val_loader=Loader(
-            Pictures(val.paths, val.labels, preprocessing),
-            EvaluationBatches(len(val), recipe.evaluation.batch_size),
-            workers,
-        ),
+        batches=TrainingBatches(len(train), recipe.training.batch_size, recipe.seed),
     )
 
 
@@ -180,7 +271,7 @@ def _refuse_several_classes(train: Manifest) -> None:
         )
 
 
-def _moving_average(model: Classifier, decay: float) -> AveragedModel:
+def _moving_average(model: torch.nn.Module, decay: float) -> AveragedModel:
     average: Any = get_ema_multi_avg_fn  # torch leaves it untyped
     return AveragedModel(model, multi_avg_fn=average(decay), use_buffers=True)
 

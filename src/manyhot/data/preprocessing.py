@@ -1,0 +1,102 @@
+"""From a decoded picture to the network's input: the preprocessing that the bundle keeps."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from PIL import Image
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from manyhot.data.crops import Crops, crops
+from manyhot.recipe import Input
+
+_FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+class Preprocessing(BaseModel):
+    """How every picture becomes a tensor, in training (after augmentation), evaluation and prediction alike."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size: int
+    fit: str
+    resize: int
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    crops: dict[str, Any] = {"name": "one"}
+
+    @classmethod
+    def from_recipe(
+        cls, settings: Input, mean: tuple[float, float, float], std: tuple[float, float, float]
+    ) -> Preprocessing:
+        """The recipe's input section; `mean` and `std` (the backbone's) fill what it leaves open."""
+        return cls(
+            size=settings.size,
+            fit=settings.fit,
+            resize=settings.resize or round(settings.size / 0.875),
+            interpolation=settings.interpolation,
+            mean=settings.mean or mean,
+            std=settings.std or std,
+            crops=settings.crops,
+        )
+
+    def with_crops(self, setting: dict[str, Any] | None) -> Preprocessing:
+        """The same with other crops; None changes nothing."""
+        return self if setting is None else Preprocessing(**{**self.model_dump(), "crops": setting})
+
+    @cached_property
+    def cropping(self) -> Crops:
+        """The part that cuts.
+
+        Raises:
+            UserError: an unknown part, or a bad setting of it.
+        """
+        return crops.build(self.crops)
+
+    @property
+    def window(self) -> tuple[int, int] | None:
+        """Side and step, in pixels, of the windows that the network's map is pooled by; None: all at once."""
+        return self.cropping.window(self.size)
+
+    def views(self, image: Image.Image) -> list[Image.Image]:
+        """The crops of a picture, without augmentation."""
+        return self.cropping.cut(self.cropping.canvas(image, self), self)
+
+    def describe(self) -> str:
+        """What of a picture is seen, in words: "centre crop 224 of shorter side 256"."""
+        return self.cropping.describe(self)
+
+    @property
+    def filter(self) -> Image.Resampling:
+        """Pillow's filter; all are antialiased."""
+        return _FILTERS[self.interpolation]
+
+    def fit_image(self, image: Image.Image) -> Image.Image:
+        """The picture as size x size pixels."""
+        if self.fit == "squash":
+            return image.resize((self.size, self.size), self.filter)
+        scale = max(self.resize, self.size) / min(image.size)
+        width, height = (max(self.size, round(side * scale)) for side in image.size)
+        left, top = (width - self.size) / 2, (height - self.size) / 2
+        # Resizing only the part that is kept costs less than resizing all and cutting.
+        box = (
+            left * image.width / width,
+            top * image.height / height,
+            (left + self.size) * image.width / width,
+            (top + self.size) * image.height / height,
+        )
+        return image.resize((self.size, self.size), self.filter, box=box)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Bytes [..., 3, H, W] in 0…255 to float32 of mean 0 and standard deviation 1, on the device where they lie."""
+        mean = torch.tensor(self.mean, device=images.device).view(3, 1, 1)
+        std = torch.tensor(self.std, device=images.device).view(3, 1, 1)
+        return images.float().div_(255).sub_(mean).div_(std)
