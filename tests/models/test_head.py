@@ -18,7 +18,6 @@ from manyhot.models.crop_pooling import crop_poolings
 from manyhot.models.head import FeatureNorm, Head
 from manyhot.recipe import Input, Model, load_recipe
 
-
 CPU = torch.device("cpu")
 
 
@@ -32,7 +31,9 @@ def test_five_crops_are_the_formula_of_the_recipe(realistic_pictures, tmp_path):
         {name: value for name, value in published.state_dict().items() if not name.startswith("fc.")},
         tmp_path / "w.pth",
     )
-    ours = create_classifier(recipe.model.model_copy(update={"weights": str(tmp_path / "w.pth")}), 20, 5).eval().double()
+    ours = (
+        create_classifier(recipe.model.model_copy(update={"weights": str(tmp_path / "w.pth")}), 20, 5).eval().double()
+    )
     ours.head.linear.load_state_dict(published.fc.state_dict())
     published.eval().double()
     rules = Preprocessing.from_recipe(recipe.input, ours.backbone.mean, ours.backbone.std)

@@ -1,0 +1,180 @@
+"""Frozen backbones: training on stored features is training on pictures, but for the time it takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import manyhot
+from manyhot.atomic import sha256_file
+from manyhot.data.manifest import Manifest
+from manyhot.errors import UserError
+from manyhot.models.bundle import load_bundle
+from manyhot.recipe import load_recipe
+from manyhot.training.checkpoints import load_checkpoint
+from manyhot.training.train import train
+
+FROZEN = ["model.frozen=true", "training.views=3"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_table: Path) -> Manifest:
+    return manyhot.open_source(str(tiny_table))
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache."""
+    monkeypatch.setenv("MANYHOT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def history(run: Path) -> list[dict[str, object]]:
+    lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    for line in lines:
+        del line["seconds"], line["images_per_second"]
+    return lines
+
+
+def weights(run: Path) -> str:
+    return sha256_file(run / "model" / "weights.safetensors")
+
+
+@pytest.mark.parametrize("crops", ["one", "five"])
+def test_features_and_pictures_train_the_same_head(cache, tiny, tiny_recipe, tmp_path, crops):
+    same = ["model.frozen=true", "input.augment=[]", f"input.crops={crops}", "model.crop_pooling=mean"]
+    same += ["model.dropout=0"]  # drawn for a batch: bags of crops are laid out alike, but let nothing hang on it
+    for name, views in (("pictures", 0), ("features", 1)):
+        train(load_recipe(str(tiny_recipe), [*same, f"training.views={views}"]), tiny, tmp_path / name)
+    for one, other in zip(history(tmp_path / "pictures"), history(tmp_path / "features"), strict=True):
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=2e-3)
+        assert one["val_loss"] == pytest.approx(other["val_loss"], rel=2e-3)
+        assert one["val_map"] == pytest.approx(other["val_map"], abs=0.03)
+    one, other = (load_bundle(tmp_path / name / "model").model for name in ("pictures", "features"))
+    assert set(one.state_dict()) == set(other.state_dict())
+    for name, tensor in one.backbone.state_dict().items():
+        assert torch.equal(tensor, other.backbone.state_dict()[name])
+
+
+def test_a_warm_cache_and_workers_change_nothing(cache, tiny, tiny_recipe, tmp_path):
+    train(load_recipe(str(tiny_recipe), FROZEN), tiny, tmp_path / "cold")
+    kept = sorted(path.name for path in cache.rglob("*.safetensors"))
+    assert len(kept) == 4  # three views of train, one of val
+    for workers in (0, 2):
+        train(load_recipe(str(tiny_recipe), [*FROZEN, f"training.workers={workers}"]), tiny, tmp_path / f"{workers}")
+        assert (weights(tmp_path / f"{workers}"), history(tmp_path / f"{workers}")) == (
+            weights(tmp_path / "cold"), history(tmp_path / "cold"),
+        )  # fmt: skip
+    assert sorted(path.name for path in cache.rglob("*.safetensors")) == kept
+    train(load_recipe(str(tiny_recipe), [*FROZEN, "optimizer.lr=0.03"]), tiny, tmp_path / "another head")
+    assert sorted(path.name for path in cache.rglob("*.safetensors")) == kept
+    assert weights(tmp_path / "another head") != weights(tmp_path / "cold")
+
+
+def test_checkpoints_hold_the_head_alone_and_the_bundle_everything(cache, tiny, tiny_recipe, tmp_path):
+    run = train(load_recipe(str(tiny_recipe), FROZEN), tiny, tmp_path / "run")
+    saved = load_checkpoint(run.last)
+    assert {name.split(".")[0] for name in saved["model"]} == {"norm", "linear"}
+    bundle = load_bundle(run.model)
+    assert bundle.config.epoch == load_checkpoint(run.best)["epoch"]
+    best = load_checkpoint(run.best)["weights"]
+    assert all(torch.equal(bundle.model.head.state_dict()[name], tensor) for name, tensor in best.items())
+    scores = manyhot.load(run.path).predict_manifest(tiny.split("val"))[0].scores
+    assert scores.shape == (12, 3)
+
+
+def test_sigkill_and_resume(tiny_table, tiny_recipe, cache, tmp_path):
+    """Also while features are computed: the cache starts empty."""
+
+    def start(out: Path, *extra: str) -> subprocess.Popen[str]:
+        command = [
+            sys.executable,
+            "-m",
+            "manyhot",
+            "train",
+            str(tiny_recipe),
+            "--data",
+            str(tiny_table),
+            "--out",
+            str(out),
+        ]
+        for setting in (*FROZEN, "training.epochs=60"):
+            command += ["--set", setting]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(
+            [*command, *extra], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        )
+
+    kills = 0
+    for _ in range(4):
+        process = start(tmp_path / "killed", "--resume")
+        deadline = time.monotonic() + 60
+        log = tmp_path / "killed" / "log.txt"
+        lines = log.read_text().count("training on") if log.exists() else 0
+        while process.poll() is None and time.monotonic() < deadline:
+            if log.exists() and log.read_text().count("training on") > lines:
+                break
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 1.0))
+        process.kill()
+        process.communicate()
+        kills += process.returncode == -signal.SIGKILL
+    assert kills >= 1
+    for out in ("killed", "whole"):
+        process = start(tmp_path / out, *(["--resume"] if out == "killed" else []))
+        output, _ = process.communicate(timeout=200)
+        assert process.returncode == 0, output
+    assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
+    assert history(tmp_path / "killed") == history(tmp_path / "whole")
+
+
+def test_resuming_needs_the_same_backbone(cache, tiny, tiny_recipe, tmp_path):
+    model = manyhot_backbone(tmp_path / "w.pth", seed=1)
+    settings = [*FROZEN, f"model.weights={model}"]
+    train(load_recipe(str(tiny_recipe), settings), tiny, tmp_path / "run")
+    manyhot_backbone(tmp_path / "w.pth", seed=2)
+    with pytest.raises(UserError, match="weights of timm/test_resnet are not those that the run was started with"):
+        train(load_recipe(str(tiny_recipe), settings), tiny, tmp_path / "run", resume=True)
+
+
+def manyhot_backbone(path: Path, seed: int) -> Path:
+    import timm
+
+    torch.manual_seed(seed)
+    torch.save(timm.create_model("test_resnet", pretrained=False).state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["training.views=2"], "training.views has an effect only with model.frozen"),
+        (["training.solver=lbfgs"], "training.solver needs model.frozen"),
+        (["model.frozen=true"], "input.augment has no effect with training.views 1"),
+        (["model.frozen=true", "training.views=2", "input.augment=[]"], "training.views above 1 are all alike"),
+        ([*FROZEN, "training.mix=mixup"], "training.mix needs pictures, not their features"),
+        (["model.frozen=true", "training.views=0", "training.solver=lbfgs"], "training.solver needs features"),
+        (["input.crops=five"], "input.augment names a part that crops, and input.crops is 'five'"),
+        (
+            ["input.crops=five", "input.augment=[]", "training.mix=mixup"],
+            "training.mix mixes pictures of one crop, and input.crops is 'five'",
+        ),
+        (
+            ["input.augment=[]", "input.crops=five", "model.crop_pooling=concat", "evaluation.crops=ten"],
+            "needs as many crops at test as in training",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(tiny, tiny_recipe, tmp_path, settings, message):
+    with pytest.raises(UserError, match=message):
+        train(load_recipe(str(tiny_recipe), settings), tiny, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
