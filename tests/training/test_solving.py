@@ -25,6 +25,7 @@ N, D, C = 120, 6, 3
 
 
 def make_head(*, norm: bool = True, width: int = D, classes: int = C) -> nn.Sequential:
+    torch.manual_seed(0)
     head = nn.Sequential()
     if norm:
         head.add_module("norm", FeatureNorm(width))
@@ -66,7 +67,7 @@ def test_bce_is_the_logistic_regression_of_scikit_learn(norm, ignored, penalty):
     features, labels = make_data(ignored=ignored)
     head = make_head(norm=norm)
     set_statistics(head, features)
-    solution = solve(head, features, labels, SUM, penalty, tolerance=1e-8)
+    solution = solve(head, features, labels, SUM, penalty, tolerance=1e-7)
     assert solution.converged
     plain = features.double().numpy()
     if norm:
@@ -84,7 +85,7 @@ def test_softmax_is_the_multinomial_regression_of_scikit_learn():
     target = labels.float().add(torch.arange(C) / 10).argmax(1)
     labels = torch.nn.functional.one_hot(target, C).to(torch.int8)
     head = make_head(norm=False)
-    assert solve(head, features, labels, build("cross_entropy"), 0.01, tolerance=1e-8).converged
+    assert solve(head, features, labels, build("cross_entropy"), 0.01, tolerance=1e-7).converged
     peer = LogisticRegression(C=1 / (0.01 * N), tol=1e-10, max_iter=10000, solver="newton-cholesky")
     peer.fit(features.double().numpy(), target.numpy())
     np.testing.assert_allclose(head.linear.weight.detach(), peer.coef_, rtol=1e-3, atol=1e-4)
@@ -107,7 +108,6 @@ def test_softmax_is_the_multinomial_regression_of_scikit_learn():
 )
 def test_the_gradient_at_the_solution_is_zero_and_a_warm_start_finds_the_same(loss):
     features, labels = make_data(ignored=0.1)
-    nothing = torch.zeros(1).item()
     cold = make_head()
     set_statistics(cold, features)
     nn.init.zeros_(cold.linear.weight)
@@ -115,7 +115,7 @@ def test_the_gradient_at_the_solution_is_zero_and_a_warm_start_finds_the_same(lo
     solution = solve(cold, features, labels, loss, 0.02, tolerance=1e-7)
     assert solution.converged
     assert solution.gradient < 1e-7
-    assert gradient_at(cold, features, labels, loss, 0.02) == pytest.approx(nothing, abs=1e-6)
+    assert gradient_at(cold, features, labels, loss, 0.02) < 1e-6
     warm = make_head()
     set_statistics(warm, features)
     start = solve(warm, features, labels, loss, 0.2).parameters
@@ -201,7 +201,7 @@ def test_crops_of_a_linear_head_are_solved_for_as_their_mean():
         head.add_module("norm", FeatureNorm(D))
         head.add_module("linear", nn.Linear(D, C))
         set_statistics(head, crops)
-        found.append(solve(head, given_, labels, SUM, 0.05, tolerance=1e-8).parameters)
+        found.append(solve(head, given_, labels, SUM, 0.05, tolerance=1e-7).parameters)
     np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-5)
 
 
@@ -210,7 +210,7 @@ def test_a_class_without_known_labels_gets_no_weights():
     labels[:, 1] = -1
     head = make_head()
     set_statistics(head, features)
-    assert solve(head, features, labels, SUM, 0.1, tolerance=1e-8).converged
+    assert solve(head, features, labels, SUM, 0.1, tolerance=1e-7).converged
     assert head.linear.weight[1].abs().max() < 1e-5
     assert head.linear.weight[0].abs().max() > 1e-2
 

@@ -114,7 +114,8 @@ def solve(
         loss: fitted to the labels.
         penalty: at least 0; above 0 wherever classes can be told apart perfectly.
         start: parameters to start from (`Solution.parameters`); None: those of the head.
-        tolerance: it ends where no entry of the gradient is larger than this share of the largest at zero weights.
+        tolerance: it ends where no entry of the gradient is larger than this share of the largest where all trained
+            parameters are zero. Below 1e-7 the rounding of the objective ends the search.
     """
     assert penalty >= 0, f"penalty {penalty}"
     return _solve(head, _Problem(head, features, labels_NC, loss), penalty, start, tolerance)
@@ -135,22 +136,25 @@ class _Problem:
         self._weights = [one for one in self._parameters if one.ndim > 1]
         assert self._parameters, "a head with nothing to train"
         self.step_P = np.ones(sum(one.numel() for one in self._parameters))
+        step_C = self._bias_steps()
+        self.scale = float(np.abs(self.evaluate(np.zeros_like(self.step_P), 0.0)[1]).max())
+        steps = [step_C if one.shape == step_C.shape else torch.ones_like(one) for one in self._parameters]
+        self.step_P = parameters_to_vector(steps).detach().cpu().numpy()
+
+    def _bias_steps(self) -> Tensor:
+        """One over the root of the relative curvature along each logit, [C], at zero weights and the head's biases.
+
+        The curvature is estimated as the sum of the squared gradients (Fisher information).
+        """
         with torch.no_grad():
             for one in self._weights:
                 one.zero_()
-        self._prepare()
-
-    def _prepare(self) -> None:
-        """At zero weights: the scale of the gradient, and that of the biases."""
         logits_NC = self._head(self._features).detach().requires_grad_()
         (gradient_NC,) = torch.autograd.grad(self._loss.compute(logits_NC, self._labels_NC), logits_NC)
         curvature_C = gradient_NC.square().sum(dim=0)
         largest = curvature_C.max().clamp(min=torch.finfo(torch.float64).tiny)
-        step_C = (curvature_C / largest).clamp(min=_LEAST_CURVATURE).rsqrt()
-        at_zero = parameters_to_vector(self._parameters).detach().cpu().numpy()
-        self.scale = float(np.abs(self.evaluate(at_zero, 0.0)[1]).max())
-        steps = [step_C if one.shape == step_C.shape else torch.ones_like(one) for one in self._parameters]
-        self.step_P = parameters_to_vector(steps).detach().cpu().numpy()
+        step_C: Tensor = (curvature_C / largest).clamp(min=_LEAST_CURVATURE).rsqrt()
+        return step_C
 
     def evaluate(self, scaled_P: NDArray[np.float64], penalty: float) -> tuple[float, NDArray[np.float64]]:
         """Objective and its gradient, at parameters divided by `step_P`."""
