@@ -22,7 +22,7 @@ class Loss(Part):
 
     @abstractmethod
     def compute(self, logits_NC: Tensor, targets_NC: Tensor) -> Tensor:
-        """The loss as a float32 scalar.
+        """The loss as a float32 scalar, or float64 of float64 logits.
 
         Arguments:
             logits_NC: float [N, C].
@@ -55,8 +55,9 @@ class SigmoidLoss(Loss):
 
     def compute(self, logits_NC: Tensor, targets_NC: Tensor) -> Tensor:
         """Mean: over all known entries. Sum: over all known entries, divided by N."""
-        known = (targets_NC >= 0).float()
-        total = (self.entries(logits_NC.float(), targets_NC.clamp(min=0).float()) * known).sum()
+        logits_NC = _at_least_float32(logits_NC)
+        known = (targets_NC >= 0).to(logits_NC)
+        total = (self.entries(logits_NC, targets_NC.clamp(min=0).to(logits_NC)) * known).sum()
         return total / (len(logits_NC) if self.reduction == "sum" else known.sum().clamp(min=1))
 
     @abstractmethod
@@ -64,8 +65,8 @@ class SigmoidLoss(Loss):
         """The loss of each entry, finite for every finite logit.
 
         Arguments:
-            logits_NC: float32 [N, C].
-            targets_NC: float32 [N, C], 0…1.
+            logits_NC: float32 or float64 [N, C].
+            targets_NC: as the logits, [N, C], 0…1.
         """
 
 
@@ -190,17 +191,22 @@ class CrossEntropy(Loss):
         Of int8 labels the target is the class labelled 1. Float targets are the shares of the classes: their known
         entries sum to 1.
         """
+        logits_NC = _at_least_float32(logits_NC)
         if targets_NC.is_floating_point():
-            shares_NC = targets_NC.clamp(min=0).float()
-            takes_part = ((shares_NC.sum(dim=1) - 1).abs() < _SUM_TOLERANCE).float()
-            each = F.cross_entropy(logits_NC.float(), shares_NC, label_smoothing=self.label_smoothing, reduction="none")
+            shares_NC = targets_NC.clamp(min=0).to(logits_NC)
+            takes_part = ((shares_NC.sum(dim=1) - 1).abs() < _SUM_TOLERANCE).to(logits_NC)
+            each = F.cross_entropy(logits_NC, shares_NC, label_smoothing=self.label_smoothing, reduction="none")
             return (each * takes_part).sum() / takes_part.sum().clamp(min=1)
         best = targets_NC.max(dim=1)
         target = best.indices.masked_fill(best.values < 1, _NO_TARGET)
         total = F.cross_entropy(
-            logits_NC.float(), target, ignore_index=_NO_TARGET, label_smoothing=self.label_smoothing, reduction="sum"
+            logits_NC, target, ignore_index=_NO_TARGET, label_smoothing=self.label_smoothing, reduction="sum"
         )
         return total / (best.values == 1).sum().clamp(min=1)
+
+
+def _at_least_float32(logits_NC: Tensor) -> Tensor:
+    return logits_NC if logits_NC.dtype == torch.float64 else logits_NC.float()
 
 
 _NO_TARGET = -100
