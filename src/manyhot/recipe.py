@@ -206,6 +206,8 @@ class Recipe(Section):
                 raise ValueError("training.views has an effect only with model.frozen")
             if training.solver is not None:
                 raise ValueError("training.solver needs model.frozen")
+        elif training.solver is not None and (training.ema is not None or self.model.dropout):
+            raise ValueError("training.solver goes without training.ema and model.dropout")
         elif training.views == 1 and self.input.augment:
             raise ValueError("input.augment has no effect with training.views 1: set 2 or more, or 0")
         elif training.views > 1 and not self.input.augment:

@@ -15,7 +15,7 @@ from manyhot.data.preprocessing import Preprocessing
 from manyhot.errors import UserError
 from manyhot.models.classifier import create_classifier
 from manyhot.models.crop_pooling import crop_poolings
-from manyhot.models.head import FeatureNorm, Head
+from manyhot.models.head import Head
 from manyhot.recipe import Input, Model, load_recipe
 
 CPU = torch.device("cpu")
@@ -91,14 +91,6 @@ def test_joined_crops_need_a_fixed_number():
     model = Model(backbone="squeezenet1_1", weights="none", crop_pooling="concat")
     with pytest.raises(UserError, match="needs the same number of crops of every picture"):
         create_classifier(model, 2, None)
-
-
-def test_feature_norm_fits_all_rows():
-    norm, rows = FeatureNorm(4), 3 + 2 * torch.randn(50, 4)
-    norm.fit(rows)
-    standard = norm.eval()(rows)
-    torch.testing.assert_close(standard.mean(dim=0), torch.zeros(4), rtol=0, atol=1e-6)
-    torch.testing.assert_close(standard.std(dim=0), torch.ones(4), rtol=0, atol=1e-5)
 
 
 def test_windows_cover_the_map_and_are_pooled_one_by_one():

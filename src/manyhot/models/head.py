@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,15 +25,6 @@ class FeatureNorm(nn.BatchNorm1d):
         if self.training and len(features_ND) == 1:
             return F.batch_norm(features_ND, self.running_mean, self.running_var, eps=self.eps)
         return super().forward(features_ND)
-
-    @torch.no_grad()
-    def fit(self, features_ND: Tensor) -> None:
-        """Take mean and variance, the unbiased one as running statistics have it, from all of these features."""
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        variance_D, mean_D = torch.var_mean(features_ND.double(), dim=0)
-        self.running_mean.copy_(mean_D)
-        self.running_var.copy_(variance_D)
 
 
 class Head(nn.Sequential):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from manyhot.data.loading import Batch
 from manyhot.errors import UserError
+from manyhot.inference.features import FeatureLoader
 from manyhot.inference.predict import compute_logits
 from manyhot.metrics.ranking import average_precision, mean_ap
 from manyhot.progress import progress
@@ -21,6 +22,7 @@ from manyhot.runs import Run
 from manyhot.training.interruption import Interrupted, SignalWatch
 from manyhot.training.keeping import Keeper
 from manyhot.training.setup import MIX, STEP, Session, derive_seed
+from manyhot.training.solvers import Solver
 from manyhot.training.state import State
 from manyhot.training.tracking import Tracker
 
@@ -37,11 +39,15 @@ def run_loop(run: Run, session: Session, state: State, keeper: Keeper) -> None:
     tracker = Tracker(run, state.total_steps)
     try:
         with SignalWatch() as watch:
-            if state.epoch < session.recipe.training.epochs:
+            epochs = session.recipe.training.epochs if session.parts.solver is None else 1
+            if state.epoch < epochs:
                 loaders = session.loaders(watch.stop_if_asked)
-            while state.epoch < session.recipe.training.epochs and not _is_stuck(session, state):
+            while state.epoch < epochs and not _is_stuck(session, state):
                 try:
-                    train_epoch(session, loaders[0], state, keeper, tracker, watch)
+                    if isinstance(loaders[0], FeatureLoader) and session.parts.solver is not None:
+                        solve_head(session, loaders[0], session.parts.solver, state)
+                    else:
+                        train_epoch(session, loaders[0], state, keeper, tracker, watch)
                     line = evaluate_epoch(session, loaders[1], state, watch)
                 except Interrupted:
                     keeper.save_last(session, state)
@@ -88,6 +94,13 @@ def train_epoch(
             if every and state.total_steps % every == 0 and state.step < len(session.batches):
                 tracker.flush()
                 keeper.save_last(session, state)
+
+
+def solve_head(session: Session, loader: FeatureLoader, solver: Solver, state: State) -> None:
+    """The head at the optimum, in one step."""
+    started = time.perf_counter()
+    loss = solver.fit(session.model.head, loader.views, loader.labels, session.parts.loss, session.recipe.seed)
+    state.add_step(loss, len(session.train), time.perf_counter() - started)
 
 
 def train_step(session: Session, state: State, batch: Batch) -> float:
@@ -140,7 +153,8 @@ def evaluate_epoch(session: Session, loader: Iterable[Batch], state: State, watc
     loss = session.parts.loss.compute(torch.from_numpy(logits.values), torch.from_numpy(labels)).item()
     ap = average_precision(logits.values, labels)
     mean, counted = mean_ap(ap)
-    rates = {group["name"]: group["lr"] for group in session.optimizer.param_groups}
+    solved = session.parts.solver is not None
+    rates = {} if solved else {group["name"]: group["lr"] for group in session.optimizer.param_groups}
     return {
         "epoch": state.epoch + 1,
         "step": state.total_steps,
@@ -152,7 +166,7 @@ def evaluate_epoch(session: Session, loader: Iterable[Batch], state: State, watc
             name: None if math.isnan(value) else float(value)
             for name, value in zip(session.val.classes, ap, strict=True)
         },
-        "lr": rates["head"],
+        "lr": rates.get("head"),
         "lr_backbone": rates.get("backbone"),
         "seconds": round(state.seconds, 3),
         "images_per_second": round(state.images / state.seconds, 2) if state.seconds else None,
@@ -162,9 +176,10 @@ def evaluate_epoch(session: Session, loader: Iterable[Batch], state: State, watc
 def describe(line: dict[str, Any]) -> str:
     """An epoch in one line for people."""
     mean = "undefined" if line["val_map"] is None else f"{line['val_map']:.4f}"
+    rate = "" if line["lr"] is None else f"lr {line['lr']:.2e}, "
     return (
         f"epoch {line['epoch']}: train loss {line['train_loss']:.4f}, val loss {line['val_loss']:.4f}, "
-        f"val mAP {mean} over {line['val_map_classes']} classes, lr {line['lr']:.2e}, "
+        f"val mAP {mean} over {line['val_map_classes']} classes, {rate}"
         f"{line['images_per_second'] or 0:.1f} images/s"
     )
 
