@@ -282,3 +282,16 @@ def test_where_no_class_has_a_positive_the_loss_decides():
     penalty, tried = choose_penalty(make_head(), features, labels, SUM, [1.0, 0.1], folds=3, by="map")
     assert all(math.isnan(one.map) for one in tried)
     assert penalty == min(tried, key=lambda one: one.loss).penalty
+
+
+def test_rows_of_one_picture_share_a_fold():
+    features, labels = make_data()
+    twice, labels_twice = torch.cat([features, features]), torch.cat([labels, labels])
+    names = np.random.default_rng(0).permutation(5 * N)[:N]  # in the order of the names, folds are those of N pictures
+    order = names.argsort()
+    once = choose_penalty(make_head(), features[order], labels[order], SUM, [0.1, 0.01])
+    both = choose_penalty(make_head(), twice, labels_twice, SUM, [0.1, 0.01], pictures=np.tile(names, 2))
+    for one, other in zip(once[1], both[1], strict=True):
+        assert one.loss == pytest.approx(other.loss, rel=1e-2)
+    leaking = choose_penalty(make_head(), twice, labels_twice, SUM, [0.1, 0.01])
+    assert leaking[1][1].loss < both[1][1].loss - 0.02

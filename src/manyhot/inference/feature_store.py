@@ -167,9 +167,10 @@ class FeatureStore:
         if self._writable:
             try:
                 block_KD = self._write(list(new), counts, block_KD)
-            except OSError as error:
+            except (OSError, RuntimeError) as error:  # torch's, of a file system that cannot map files
                 self._writable = False
-                log.warning("features cannot be kept in %s, only in memory: %s", self.folder, error.strerror or error)
+                reason = getattr(error, "strerror", None) or error
+                log.warning("features cannot be kept in %s, only in memory: %s", self.folder, reason)
         self._index(list(new), counts, block_KD)
 
     def read(self, pictures: Sequence[str]) -> Features:

@@ -238,6 +238,7 @@ def choose_penalty(
     *,
     folds: int = 5,
     seed: int = 0,
+    pictures: NDArray[np.int64] | None = None,
     by: Literal["map", "loss"] = "loss",
 ) -> tuple[float, list[Tried]]:
     """The penalty of the best cross-validated mAP or loss; the head itself is left as it is.
@@ -248,12 +249,14 @@ def choose_penalty(
 
     Arguments:
         head: as `solve` takes it; its parameters are the first start.
-        features: float [N, D] or [N, I, D], N ≥ 2.
+        features: float [N, D] or [N, I, D], of two pictures or more.
         labels_NC: int8 [N, C].
         loss: fitted to the labels.
         penalties: above 0, in any order.
-        folds: K ≥ 2, at most N are made.
+        folds: K ≥ 2, at most one a picture is made.
         seed: decides which picture is in which fold.
+        pictures: int64 [N], which picture each row is of, where several are of one (its flip): they share a fold.
+            None: each is of its own.
         by: what is best.
 
     Returns:
@@ -261,7 +264,8 @@ def choose_penalty(
     """
     path = sorted(set(penalties), reverse=True)
     assert path, "no penalties"
-    fold_N = assign_folds(len(labels_NC), folds, seed)
+    _, picture_N = np.unique(np.arange(len(labels_NC)) if pictures is None else pictures, return_inverse=True)
+    fold_N = assign_folds(int(picture_N.max()) + 1, folds, seed)[picture_N]
     logits_PNC = torch.zeros(len(path), *labels_NC.shape, dtype=torch.float64, device=labels_NC.device)
     with progress((int(fold_N.max()) + 1) * len(path), "choosing the penalty", "fits") as bar:
         for fold in range(int(fold_N.max()) + 1):
