@@ -19,7 +19,7 @@ from manyhot.training.solving import choose_penalty, set_statistics, solve
 
 Penalty = Annotated[float, Field(gt=0)]
 
-_PENALTIES = tuple(float(f"{10 ** (exponent / 4):.2g}") for exponent in range(-12, 5))
+_PENALTIES = (3.0, 1.0, 0.5, 0.3, 0.2, 0.1, 0.05, 0.03, 0.01)
 
 
 class Solver(Part):
