@@ -4,8 +4,9 @@
         --classes cat,cow,dog,horse,person,sheep
 
 `features.npy` is float16 or float32 [N, D]; `features.csv` beside it has the columns id and split in the same order.
-Labels are turned in two ways: 5 % of all known (picture, class) entries, which are mostly absences; and 5 % of the
-positives and as many negatives. `--classes` repeats the count for these classes alone, ranked by themselves.
+Labels are turned in three ways: 5 % of all known (picture, class) entries, which are mostly absences; 5 % of the
+positives and as many negatives of all classes together; 5 % of the positives of each class and as many of its
+negatives. `--classes` repeats the count for these classes alone, ranked by themselves.
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ from manyhot.metrics.label_errors import find_label_errors
 from manyhot.metrics.out_of_fold import logistic_regression, out_of_fold_scores
 
 SHARE = 0.05
+WAYS = {
+    "entries": "5 % of all entries",
+    "balanced": "5 % of the positives and as many negatives",
+    "by_class": "5 % of each class's positives and as many of its negatives",
+}
 COLUMNS = ("first 10 %", "missing", "wrong", "first n", "flags", "right", "found")
 
 
@@ -46,18 +52,20 @@ def read(features: Path, source: str, split: str) -> tuple[NDArray[np.float32], 
 
 
 def turned(labels: NDArray[np.int8], way: str, seed: int) -> NDArray[np.int8]:
-    """The labels with errors planted: "entries" turns 5 % of the known ones, "balanced" 5 % of the positives and as
-    many negatives."""
+    """The labels with errors planted, in one of the WAYS."""
     rng = np.random.default_rng(seed)
-    flat = labels.ravel().copy()
+    flat, classes = labels.ravel().copy(), np.tile(np.arange(labels.shape[1]), len(labels))
     if way == "entries":
         known = np.flatnonzero(flat != -1)
-        planted = rng.choice(known, round(SHARE * known.size), replace=False)
+        planted = [rng.choice(known, round(SHARE * known.size), replace=False)]
     else:
-        groups = [np.flatnonzero(flat == label) for label in (1, 0)]
-        n = round(SHARE * groups[0].size)
-        planted = np.concatenate([rng.choice(group, n, replace=False) for group in groups])
-    flat[planted] = 1 - flat[planted]
+        planted = []
+        for part in [flat != -1] if way == "balanced" else [classes == c for c in range(labels.shape[1])]:
+            present, absent = (np.flatnonzero(part & (flat == label)) for label in (1, 0))
+            n = int(SHARE * present.size + rng.random())  # rounded up as often as keeps the mean
+            planted += [rng.choice(group, n, replace=False) for group in (present, absent)]
+    turn = np.concatenate(planted)
+    flat[turn] = 1 - flat[turn]
     return flat.reshape(labels.shape)
 
 
@@ -121,7 +129,7 @@ def main() -> None:
         parts[f"{len(chosen)} classes"] = [names.index(name) for name in chosen]
     print(f"{len(truth)} pictures, {features.shape[1]} features, {options.folds} folds, {options.plantings} plantings")
     result: dict[str, object] = {"benchmark": "label errors planted in 5 % of all entries, found in the first 10 %"}
-    for way in ("entries", "balanced"):
+    for way, what in WAYS.items():
         rows: dict[tuple[str, str], list[list[float]]] = {}
         for seed in range(options.plantings):
             labels = turned(truth, way, seed)
@@ -132,7 +140,6 @@ def main() -> None:
                 for who, method in (("manyhot", ours), ("cleanlab", theirs)):
                     rows.setdefault((part, who), []).append(measured(*method(one[0], one[1]), one[1], one[2]))
         means = {key: np.mean(values, axis=0) for key, values in rows.items()}
-        what = "5 % of all entries" if way == "entries" else "5 % of the positives and as many negatives"
         print(f"\n{what}\n{'':27}" + "".join(f"{name:>11}" for name in COLUMNS))
         for (part, who), values in means.items():
             cells = "".join(

@@ -31,8 +31,8 @@ class LabelErrors:
         joint: int64 [C, 2, 2]; the confident joint: of the images labelled i, those confidently of true label j.
         n_missing: int64 [C]; flagged entries labelled absent.
         n_wrong: int64 [C]; flagged entries labelled present.
-        missing_rate: estimated share of the truly present entries, of all classes together, that are labelled absent.
-        wrong_rate: estimated share of the truly absent ones that are labelled present.
+        missing_rate: float64 [C]; share of the truly present entries that is taken to be labelled absent.
+        wrong_rate: float64 [C]; share of the truly absent entries that is taken to be labelled present.
     """
 
     images: NDArray[np.int64]
@@ -43,8 +43,8 @@ class LabelErrors:
     joint: NDArray[np.int64]
     n_missing: NDArray[np.int64]
     n_wrong: NDArray[np.int64]
-    missing_rate: float
-    wrong_rate: float
+    missing_rate: NDArray[np.float64]
+    wrong_rate: NDArray[np.float64]
 
     def __len__(self) -> int:
         """Number of known entries."""
@@ -73,14 +73,14 @@ def find_label_errors(scores: Scores, labels: Labels) -> LabelErrors:
     flags_NC = np.zeros(scores.shape, bool)
     for c, one in enumerate(counted):
         flags_NC[one.flagged, c] = True
-    n_absent, n_present = (int(np.count_nonzero(labels == label)) for label in (0, 1))
+    absent_C, present_C = (np.count_nonzero(labels == label, axis=0) for label in (0, 1))
     missing_C, wrong_C = (np.count_nonzero(flags_NC & (labels == label), axis=0) for label in (0, 1))
-    moved = int(missing_C.sum() - wrong_C.sum())
-    missing_rate = (int(missing_C.sum()) + 1) / (n_present + moved + 2)
-    wrong_rate = (int(wrong_C.sum()) + 1) / (n_absent - moved + 2)
+    rarer_C = np.minimum(absent_C, present_C)
+    missing_rate = _rates(missing_C, wrong_C, present_C, rarer_C)
+    wrong_rate = _rates(wrong_C, missing_C, absent_C, rarer_C)
 
     images, classes = np.nonzero(labels != -1)
-    suspicion = _suspicion(scores[images, classes], labels[images, classes], missing_rate, wrong_rate)
+    suspicion = _suspicion(scores[images, classes], labels[images, classes], missing_rate[classes], wrong_rate[classes])
     order = np.argsort(-suspicion, kind="stable")
     images, classes = images[order], classes[order]
     return LabelErrors(
@@ -140,11 +140,31 @@ def _count(c: int, scores_N: Scores, labels_N: Labels) -> _Counted:
     return _Counted(np.concatenate(flagged), (thresholds[0], thresholds[1]), joint)
 
 
-def _suspicion(scores_M: Scores, labels_M: Labels, missing_rate: float, wrong_rate: float) -> NDArray[np.float64]:
+def _rates(
+    errors_C: NDArray[np.intp], opposite_C: NDArray[np.intp], given_C: NDArray[np.intp], rarer_C: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """Error rates of one direction, float64 [C], halfway in logarithm between two guesses of where errors are.
+
+    Arguments:
+        errors_C: flagged in this direction: truly A, labelled B.
+        opposite_C: flagged in the other: truly B, labelled A.
+        given_C: labelled A.
+        rarer_C: labelled with the rarer label of the class, be it A or B.
+    """
+    total = int(errors_C.sum()) + 1
+    everywhere = total / (int(given_C.sum()) + total - int(opposite_C.sum()) + 1)  # the same share in each class
+    expected_C = total * (rarer_C + 1) / (rarer_C + 1).sum()  # in each class as many as its rarer label allows
+    rates: NDArray[np.float64] = np.sqrt(everywhere * expected_C / (given_C + 1 + expected_C))
+    return rates
+
+
+def _suspicion(
+    scores_M: Scores, labels_M: Labels, missing_rate_M: NDArray[np.float64], wrong_rate_M: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Log-odds of an error by Bayes' rule, float64 [M], from the score as chance of being truly present."""
     s = scores_M.astype(np.float64)
     present = np.log(np.maximum(s, _NEAREST)) - np.log(np.maximum(1 - s, _NEAREST))
-    missing = present + np.log(missing_rate / (1 - wrong_rate))
-    wrong = -present + np.log(wrong_rate / (1 - missing_rate))
+    missing = present + np.log(missing_rate_M / (1 - wrong_rate_M))
+    wrong = -present + np.log(wrong_rate_M / (1 - missing_rate_M))
     suspicion: NDArray[np.float64] = np.where(labels_M == 1, wrong, missing)
     return suspicion
