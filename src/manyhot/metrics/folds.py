@@ -17,8 +17,8 @@ def stratified_folds(labels: Labels, folds: int, seed: int = 0) -> NDArray[np.in
     together, then to the one that lacks most images. Images without any class fill up the folds. The rarest class, and
     every class that shares no image with another, is spread to within one image.
 
-    Source: Sechidis, Tsoumakas and Vlahavas, On the Stratification of Multi-label Data, ECML PKDD 2011, figure 1. The
-    second criterion is ours.
+    Source: Sechidis, Tsoumakas and Vlahavas, On the Stratification of Multi-label Data, ECML PKDD 2011 (iterative
+    stratification). The second criterion is ours.
 
     Arguments:
         labels: int8 [N, C]; 1 present, everything else counts as not present.

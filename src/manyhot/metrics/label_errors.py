@@ -132,8 +132,7 @@ def _count(c: int, scores_N: Scores, labels_N: Labels) -> _Counted:
         confident_own = own_chance >= thresholds[own] - _TOLERANCE
         confident_other = other_chance >= thresholds[other] - _TOLERANCE
         # Where both reach their threshold, the likelier one is the true label.
-        other_likelier = other_chance > own_chance
-        is_other = confident_other & (~confident_own | other_likelier)
+        is_other = confident_other & (~confident_own | (other_chance > own_chance))
         joint[own][other] = int(is_other.sum())
         joint[own][own] = int((confident_own & ~is_other).sum())
         flagged.append(given[own][is_other & (other_chance > own_chance + _TOLERANCE)])
