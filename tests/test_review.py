@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from manyhot.errors import UserError
 from manyhot.metrics.folds import stratified_folds
 from manyhot.metrics.label_errors import find_label_errors
 from manyhot.metrics.out_of_fold import logistic_regression, out_of_fold_scores
-from manyhot.review import COLUMNS, MISSING, WRONG, Review, review, summarize
+from manyhot.review import COLUMNS, MISSING, WRONG, Review, review, solved_logistic_regression, summarize
 
 CLASSES = ("cat", 'dog, "hot"', "=owl", "none")
 PLANTED = {(3, 0), (40, 0), (77, 0), (10, 1), (51, 1)}
@@ -131,3 +133,41 @@ def test_another_fit_is_used():
     half = review(features, manifest, fit=lambda _, labels: lambda x: np.full((len(x), labels.shape[1]), 0.5))
     assert half.table["score"].unique().to_list() == [0.5]
     assert not half.table["flagged"].any()
+
+
+def test_the_solver_of_heads_gives_the_scores_of_scikit_learn():
+    rng = np.random.default_rng(5)
+    features = rng.normal(3, 2, (120, 30)).astype(np.float32)
+    labels = (features @ rng.normal(size=(30, 4)) > 3).astype(np.int8)
+    labels[rng.random(labels.shape) < 0.1] = -1
+    labels[:, 3] = np.where(labels[:, 3] == 1, 0, labels[:, 3])  # a class without a positive
+    new = rng.normal(3, 2, (50, 30)).astype(np.float32)
+    wanted = logistic_regression()(features, labels)(new)
+    found = solved_logistic_regression()(features, labels)(new)
+    np.testing.assert_allclose(found, wanted, atol=2e-3)
+
+
+def test_a_run_is_reviewed_from_the_command_line(tiny_table, tiny_recipe, tmp_path):
+    run = tmp_path / "run"
+    frozen = ["--set", "model.frozen=true", "--set", "training.views=2", "--set", "training.epochs=1"]
+    frozen += ["--set", "input.augment=[horizontal_flip]", "--set", "input.crops=ten"]
+    manyhot("train", tiny_recipe, "--data", tiny_table, "--out", run, *frozen)
+    said = manyhot("data", "review", run, "--folds", "3", "--top", "2")
+    assert f"review: {run / 'review.parquet'}, {run / 'review.csv'}" in said
+    found = Review.load(run / "review.parquet")
+    assert found.folds == 3
+    assert set(found.table["split"]) == {"train"}
+    assert found.table["id"].n_unique() == 26
+    said = manyhot("data", "review", run, "--split", "val", "--out", tmp_path / "val.parquet")
+    assert Review.load(tmp_path / "val.parquet").table["id"].n_unique() == 12
+    command = [sys.executable, "-m", "manyhot", "data", "review", str(run), "--out", str(tmp_path / "x.csv")]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 2
+    assert "a review is written as .parquet" in refused.stderr
+
+
+def manyhot(*arguments: object) -> str:
+    command = [sys.executable, "-m", "manyhot", *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    return result.stdout

@@ -175,6 +175,27 @@ def prepare(
     typer.echo(f"written: {out}")
 
 
+@data_app.command()
+def review(
+    run: RunFolder,
+    split: Annotated[str | None, typer.Option(help="Split to review; by default the recipe's train split.")] = None,
+    folds: Annotated[int, typer.Option(help="Parts that are scored by what the others teach.")] = 5,
+    top: Annotated[int, typer.Option(help="Entries printed for each class.")] = 20,
+    out: Annotated[
+        Path | None, typer.Option(help="Table to write, .parquet; by default review.parquet in the run.")
+    ] = None,
+) -> None:
+    """List labels that are probably wrong or missing, the most suspect first."""
+    from manyhot.review import require_parquet, review_run, summarize
+
+    table = out or run / "review.parquet"
+    require_parquet(table)
+    found = review_run(run, split, folds=folds)
+    beside = found.save(table)
+    typer.echo(summarize(found, top))
+    typer.echo(f"review: {table}, {beside}")
+
+
 @app.command()
 def train(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A name of `manyhot recipes`, or a YAML file.")],

@@ -112,7 +112,10 @@ class Input(Section):
         le=4096,
         description="the shorter side before the cut, pixels (with `squash` both sides); null: size / 0.875",
     )
-    crops: CropsSetting = Field(default={"name": "one"}, description="crops of a picture, in training and at test")
+    crops: CropsSetting = Field(
+        default={"name": "one"},
+        description="crops of a picture; at test `evaluation.crops` may say otherwise",
+    )
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = Field(
         "bilinear", description="resampling filter, always antialiased"
     )
@@ -177,7 +180,9 @@ class Evaluation(Section):
     """How scores become numbers."""
 
     batch_size: int = Field(32, ge=1, description="pictures a forward pass")
-    crops: OptionalSetting = Field(None, description="crops of a picture at test; null: those of `input.crops`")
+    crops: OptionalSetting = Field(
+        None, description="crops of a picture for `evaluate` and `predict`; null: those of `input.crops`"
+    )
     threshold: float = Field(0.5, gt=0, lt=1, description="score above which a class is predicted")
     beta: float = Field(2.0, gt=0, description="beta of the F-beta score")
     average: Literal["macro", "micro", "samples"] = Field("macro", description="averaging of the F-beta score")

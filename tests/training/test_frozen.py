@@ -162,7 +162,11 @@ def manyhot_backbone(path: Path, seed: int) -> Path:
         (["model.frozen=true"], "input.augment has no effect with training.views 1"),
         (["model.frozen=true", "training.views=2", "input.augment=[]"], "training.views above 1 are all alike"),
         ([*FROZEN, "training.mix=mixup"], "training.mix needs pictures, not their features"),
-        (["model.frozen=true", "training.views=0", "training.solver=lbfgs"], "training.solver needs features"),
+        (
+            ["model.frozen=true", "training.views=0", "training.solver=lbfgs", "model.dropout=0", "training.ema=null"],
+            "training.solver needs features",
+        ),
+        ([*FROZEN, "training.solver=lbfgs"], "training.solver goes without training.ema and model.dropout"),
         (["input.crops=five"], "input.augment names a part that crops, and input.crops is 'five'"),
         (
             ["input.crops=five", "input.augment=[]", "training.mix=mixup"],

@@ -23,6 +23,10 @@ Fit: TypeAlias = Callable[[Features, Labels], Scorer]
 """Features float32 [N, D] and labels int8 [N, C] in (1 present, 0 absent, -1 left out of that class), a scorer out."""
 
 
+PRIOR_LOGIT_SD = 1.75
+"""Before any label is seen, a logit spreads by this much: chosen on VOC (docs/label-errors.md)."""
+
+
 def out_of_fold_scores(
     features: Features, labels: Labels, folds: NDArray[np.integer[Any]], fit: Fit
 ) -> NDArray[np.float64]:
@@ -59,7 +63,7 @@ def out_of_fold_scores(
     return scores
 
 
-def logistic_regression(prior_logit_sd: float = 1.75) -> Fit:
+def logistic_regression(prior_logit_sd: float = PRIOR_LOGIT_SD) -> Fit:
     """A fit of one L2-regularised logistic regression a class, over standardised features.
 
     The penalty is a normal prior of variance `prior_logit_sd`² / D on each weight: before any label is seen, a logit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -106,7 +106,7 @@ class Session:
         recipe: the experiment.
         parts: its named parts, built.
         accelerator: device, precision, processes.
-        training_input: how pictures become crops in training.
+        input: how pictures become crops in training and validation.
         preprocessing: how they do at test; it goes into the bundle.
         model: the whole classifier.
         trained: what is trained and what batches run through: the classifier, or its head on stored features.
@@ -120,7 +120,7 @@ class Session:
     recipe: Recipe
     parts: Parts
     accelerator: Accelerator
-    training_input: Preprocessing
+    input: Preprocessing
     preprocessing: Preprocessing
     model: Classifier
     trained: torch.nn.Module
@@ -156,12 +156,12 @@ class Session:
         in_order = EvaluationBatches(len(val), recipe.evaluation.batch_size)
         workers, augment = recipe.training.workers, self.parts.augment
         if not self.on_features:
-            pictures = Pictures(train.paths, train.labels, self.training_input, augment, recipe.seed)
-            held_out = Pictures(val.paths, val.labels, self.preprocessing)
+            pictures = Pictures(train.paths, train.labels, self.input, augment, recipe.seed)
+            held_out = Pictures(val.paths, val.labels, self.input)
             return Loader(pictures, self.batches, workers), Loader(held_out, in_order, workers)
         extraction = Extraction(
             self.model,
-            self.training_input,
+            self.input,
             augment,
             seed=recipe.seed,
             device=self.accelerator.device,
@@ -172,8 +172,7 @@ class Session:
         views = extraction.compute(
             train.paths, recipe.training.views, what="features to train on", after_batch=stop_if_asked
         )
-        at_test = replace(extraction, preprocessing=self.preprocessing)
-        first = at_test.compute(val.paths, what="features to validate on", after_batch=stop_if_asked)
+        first = extraction.compute(val.paths, what="features to validate on", after_batch=stop_if_asked)
         return (
             FeatureLoader(views, train.labels, self.batches, recipe.seed),
             FeatureLoader(first, val.labels, in_order),
@@ -229,8 +228,8 @@ def make_session(recipe: Recipe, parts: Parts, manifest: Manifest) -> Session:
         positive_weights=parts.loss.positive_weights,
     )
     model.to(accelerator.device).to(memory_format=torch.channels_last)
-    training_input = Preprocessing.from_recipe(recipe.input, model.backbone.mean, model.backbone.std)
-    preprocessing = training_input.with_crops(recipe.evaluation.crops)
+    rules = Preprocessing.from_recipe(recipe.input, model.backbone.mean, model.backbone.std)
+    preprocessing = rules.with_crops(recipe.evaluation.crops)
     if model.head.crop_pooling.joins and preprocessing.cropping.count != count:
         raise UserError(
             f"model.crop_pooling '{recipe.model.crop_pooling['name']}' needs as many crops at test as in training "
@@ -247,7 +246,7 @@ def make_session(recipe: Recipe, parts: Parts, manifest: Manifest) -> Session:
         recipe=recipe,
         parts=parts,
         accelerator=accelerator,
-        training_input=training_input,
+        input=rules,
         preprocessing=preprocessing,
         model=model,
         trained=trained,
