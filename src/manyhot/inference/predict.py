@@ -168,14 +168,18 @@ class Predictor:
         _report_damaged(files, logits.damaged, on_error)
         if not len(logits.rows):
             raise UserError("none of the pictures could be read.")
+        scores = activate(logits.values, config.activation)
+        calibrated = config.calibrate(scores)
         predictions = Predictions(
             ids=tuple(ids[row] for row in logits.rows),
             splits=tuple(splits[row] for row in logits.rows),
-            scores=activate(logits.values, config.activation),
+            scores=scores if calibrated is None else calibrated,
             labels=labels[logits.rows],
             classes=config.classes,
             task=config.task,
             source={**source, "bundle_sha256": self.bundle.sha256, "crops": config.preprocessing.crops},
+            uncalibrated=None if calibrated is None else scores,
+            thresholds=config.thresholds,
         )
         return predictions, logits
 
