@@ -87,7 +87,7 @@ def evaluate(
         thresholds=thresholds,
         beta=settings.beta,
         average=settings.average,
-        ranking=predictions.ranking,
+        ranking=predictions.uncalibrated,
         resamples=settings.resamples,
     )
     loss = losses.build(recipe.loss).fitted(trained_on.split(recipe.data.train_split).labels)
@@ -163,6 +163,7 @@ def summarize(metrics: dict[str, Any]) -> str:
         lines.append(f"{one['name']:{width}}  {one['n_positive']:9}  " + "  ".join(values))
     f_beta = metrics["f_beta"]
     between = f", 95 % interval {_cell(metrics['map_interval'])}" if metrics["map_interval"] else ""
+    before = metrics["mean_ece_uncalibrated"]
     counted = f"{metrics['n_classes_in_map']} of {len(metrics['classes'])}"
     lines += [
         "",
@@ -172,7 +173,8 @@ def summarize(metrics: dict[str, Any]) -> str:
         f"accuracy {_cell(metrics['accuracy'])}, F{f_beta['beta']:g} ({f_beta['average']}) {_cell(f_beta['value'])}",
         f"mean tail accuracy {_cell(metrics['mean_tail_accuracy'])}, loss {_cell(metrics['loss'])}",
         f"thresholds: {metrics['threshold_rule']}",
-        f"calibration: {metrics['calibration'] or 'none'}, mean ECE {_cell(metrics['mean_ece'])}",
+        f"calibration: {metrics['calibration'] or 'none'}, mean ECE {_cell(metrics['mean_ece'])}"
+        + ("" if before is None else f" ({_cell(before)} before)"),
     ]
     if metrics["fitted_here"]:
         lines.append(f"optimistic: {' and '.join(metrics['fitted_here'])} were fitted on these very pictures")

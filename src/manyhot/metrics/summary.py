@@ -57,11 +57,12 @@ def measure(
         raise UserError(f"there is no task '{task}'.", remedy=nearest(task, get_args(Task)))
     if scores.ndim == 2 and scores.shape[1] != len(classes):
         raise UserError(f"there are {len(classes)} class names for {scores.shape[1]} columns of scores.")
+    errors = expected_calibration_error(scores, labels)
+    before = np.full(errors.shape, np.nan) if ranking is None else expected_calibration_error(ranking, labels)
     ranking = scores if ranking is None else ranking
     ranked = ranking_ap(ranking, labels)
     counts = threshold_counts(scores, labels, thresholds)
     tail_accuracy, curve = tails(ranking, labels)
-    errors = expected_calibration_error(scores, labels)
     intervals, map_interval = _intervals(ranking, labels, resamples)
     columns: dict[str, list[Any]] = {
         "name": list(classes),
@@ -77,6 +78,7 @@ def measure(
         "f1": _numbers(counts.f_beta(1.0)),
         "tail_accuracy": _numbers(tail_accuracy),
         "ece": _numbers(errors),
+        "ece_uncalibrated": _numbers(before),
     }
     mean, n_counted = mean_ap(ranked.ap)
     f_value = f_beta_of(counts, scores, labels, thresholds, beta, average)
@@ -92,6 +94,7 @@ def measure(
         "f_beta": {"beta": float(beta), "average": average, "value": _number(f_value)},
         "mean_tail_accuracy": _number(mean_ap(tail_accuracy)[0]),
         "mean_ece": _number(mean_ap(errors)[0]),
+        "mean_ece_uncalibrated": _number(mean_ap(before)[0]),
         "resamples": resamples,
         "tail_curve": {
             "threshold": curve.thresholds.tolist(),
