@@ -66,10 +66,8 @@ def show_promises(predictions: Predictions, found: dict[str, NDArray[np.float64]
     for name, table in found.items():
         for c in [c for c in range(len(n_positive)) if (~np.isnan(table[:, c, 0])).any()]:
             print(f"{predictions.classes[c]:{width}}  {n_positive[c]:9}  {name:14}  {line(*measured(table[:, c]))}")
-        with_positives = table[:, n_positive > 0].reshape(-1, 2)
-        print(
-            f"{'all':{width}}  {n_positive.sum():9}  {name:14}  {line(*shares.setdefault(name, measured(with_positives)))}\n"
-        )
+        shares[name] = measured(table[:, n_positive > 0].reshape(-1, 2))
+        print(f"{'all':{width}}  {n_positive.sum():9}  {name:14}  {line(*shares[name])}\n")
     ours, theirs = (shares[name] for name in RULES)
     whats = (
         "a threshold is found",

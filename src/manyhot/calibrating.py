@@ -239,7 +239,7 @@ def summarize(calibrated: Calibrated) -> str:
     lines = [f"{'class':{width}}  {'  '.join(columns)}     ECE" + (" → after" if after is not None else "")]
     for c, name in enumerate(config.classes):
         never = chosen is not None and np.isnan(chosen.thresholds[c])
-        cells = [f"{calibrated.n_positive[c]:9}", f"{'never' if never else f'{config.thresholds[c]:.4f}':>9}"]
+        cells = [f"{calibrated.n_positive[c]:9}", f"{'never' if never else f'{config.thresholds[c]:.4g}':>9}"]
         if chosen:
             cells.append(_cell(chosen.achieved[c], 9))
         if promised and chosen:

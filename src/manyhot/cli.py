@@ -279,6 +279,7 @@ def predict(
     paths: Annotated[list[Path], typer.Argument(metavar="PATHS", help="Images, or folders of images.")],
     out: Annotated[Path, typer.Option(help="Table to write: .parquet, .csv or .json.")],
     on_error: Annotated[OnError, typer.Option(help="Pictures that cannot be read: stop, or leave out.")] = OnError.stop,
+    predicted: Annotated[bool, typer.Option("--predicted", help="Add the classes above their thresholds.")] = False,
 ) -> None:
     """Score pictures and write a table of predictions."""
     from manyhot.inference.predict import load
@@ -286,7 +287,7 @@ def predict(
 
     require_suffix(out)
     predictions = load(model).predict(paths, on_error=on_error)
-    predictions.save(out)
+    predictions.save(out, predicted=predicted)
     typer.echo(f"{len(predictions)} pictures scored: {out}")
 
 

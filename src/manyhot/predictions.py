@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -63,6 +63,17 @@ class Predictions:
         """The scores to rank by, float32 [N, C]: those before calibration, which may tie what they told apart."""
         return self.scores if self.uncalibrated is None else self.uncalibrated
 
+    def predicted(self) -> list[list[str]]:
+        """For each image, the classes whose score exceeds their threshold, in the order of the columns.
+
+        Raises:
+            UserError: nothing is known of thresholds.
+        """
+        if self.thresholds is None:
+            raise UserError("these predictions know no thresholds.")
+        above = self.scores > np.array(self.thresholds)
+        return [[name for name, one in zip(self.classes, row, strict=True) if one] for row in above]
+
     def take(self, rows: Sequence[int]) -> Predictions:
         """The given rows, in the given order."""
         return replace(
@@ -85,23 +96,32 @@ class Predictions:
             raise UserError(f"there are no predictions for split '{name}'.")
         return self.take(rows)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, *, predicted: bool = False) -> None:
         """Write `.parquet` (everything), `.csv` or `.json` (ids and one score column a class).
 
+        Arguments:
+            path: its suffix decides.
+            predicted: a column `predicted` after the scores: the classes above their thresholds, in `.csv` with `;`
+                between them. `.parquet` holds the thresholds instead.
+
         Raises:
-            UserError: another suffix, or a class named "id" where it would be a column beside the ids.
+            UserError: another suffix; a class named "id", or "predicted", where it would be a column beside that one;
+                nothing is known of thresholds.
         """
         require_suffix(path)
-        if path.suffix != ".parquet" and "id" in self.classes:
-            raise UserError("a class named 'id' cannot stand beside the ids.", file=path, remedy="Write .parquet.")
+        for column in ("id", *(["predicted"] if predicted else [])):
+            if path.suffix != ".parquet" and column in self.classes:
+                what = f"a class named '{column}' cannot stand beside the column of that name."
+                raise UserError(what, file=path, remedy="Write .parquet.")
         if path.suffix == ".parquet":
             with atomic_path(path) as temporary:
                 self._frame().write_parquet(temporary, metadata={_KEY: self._metadata()})
         elif path.suffix == ".csv":
             with atomic_path(path) as temporary:
-                self._wide().write_csv(temporary, float_precision=6)
+                self._wide(";".join if predicted else None).write_csv(temporary, float_precision=6)
         else:
-            write_text(path, json.dumps(self._wide().to_dicts(), ensure_ascii=False, indent=1) + "\n")
+            rows = self._wide(list if predicted else None).to_dicts()
+            write_text(path, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Predictions:
@@ -151,9 +171,11 @@ class Predictions:
             columns["uncalibrated"] = pl.Series(self.uncalibrated, dtype=scores)
         return pl.DataFrame(columns)
 
-    def _wide(self) -> pl.DataFrame:
+    def _wide(self, join: Callable[[list[str]], str | list[str]] | None) -> pl.DataFrame:
         frame = pl.DataFrame({"id": pl.Series(self.ids, dtype=pl.String)})
         scores = [pl.Series(name, self.scores[:, c]) for c, name in enumerate(self.classes)]
+        if join is not None:
+            scores.append(pl.Series("predicted", [join(names) for names in self.predicted()]))
         return frame.hstack(scores)
 
 

@@ -127,6 +127,11 @@ class Predictor:
         """Class names, in the order of the scores."""
         return self.bundle.config.classes
 
+    @property
+    def thresholds(self) -> NDArray[np.float64]:
+        """Scores above which a class is predicted, float64 [C]; calibrated ones where the bundle has a calibration."""
+        return np.array(self.bundle.config.thresholds)
+
     def predict(self, paths: str | Path | Sequence[str | Path], *, on_error: str = "stop") -> Predictions:
         """Score image files, and the images in folders (searched to the bottom, in the order of their names).
 
