@@ -5,7 +5,8 @@ Run `python benchmarks/promises.py PREDICTIONS.parquet…` (seconds a table). On
 whose true precision is exactly 0.9 falls below 0.9 there about every second time. So a failure also counts by whether
 it is significant: whether the exact binomial test of "the precision is 0.9 or more" rejects at 5 %. What is promised is
 that none is chosen or that it holds: "kept" counts both. The halves share one set of pictures, so what one half has
-too many of, the other lacks: that is a harder test than new pictures.
+too many of, the other lacks: that is a harder test than new pictures. "isotonic 0.9" carries the threshold over to
+scores that isotonic regression of the same half has calibrated.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +22,13 @@ from numpy.typing import NDArray
 from scipy.special import bdtr
 
 from manyhot.metrics.calibration import expected_calibration_error, fit_isotonic, fit_temperature
-from manyhot.metrics.choosing import wanted_precision
+from manyhot.metrics.choosing import carried_over, wanted_precision
 from manyhot.metrics.thresholds import threshold_counts
 from manyhot.predictions import Predictions
 from manyhot.progress import progress
 
 HALVINGS, PRECISION, CONFIDENCE, LEVEL = 200, 0.9, 0.9, 0.05
-RULES = {"confidence 0.9": CONFIDENCE, "plain": None}
+RULES = ("confidence 0.9", "plain", "isotonic 0.9")
 METHODS = {"temperature": fit_temperature, "isotonic": fit_isotonic}
 
 
@@ -45,9 +47,18 @@ def promises(predictions: Predictions) -> dict[str, NDArray[np.float64]]:
     with progress(HALVINGS, "halving, promises") as bar:
         for halving in range(HALVINGS):
             choosing, checking = halves(predictions, halving)
-            for name, confidence in RULES.items():
-                chosen = wanted_precision(scores[choosing], labels[choosing], PRECISION, confidence)
-                counts = threshold_counts(scores[checking], labels[checking], chosen.filled())
+            for name in RULES:
+                confidence = None if name == "plain" else CONFIDENCE
+                chosen, new = (
+                    wanted_precision(scores[choosing], labels[choosing], PRECISION, confidence),
+                    scores[checking],
+                )
+                if name.startswith("isotonic"):
+                    calibration = fit_isotonic(scores[choosing], labels[choosing])
+                    old, new = (calibration.apply(scores[half]).astype(np.float32) for half in (choosing, checking))
+                    thresholds = carried_over(chosen, scores[choosing], old, stricter=True)
+                    chosen = replace(chosen, thresholds=thresholds)
+                counts = threshold_counts(new, labels[checking], chosen.filled())
                 n = counts.tp + counts.fp
                 made = ~np.isnan(chosen.thresholds)
                 precision = np.where(n > 0, counts.tp / np.maximum(n, 1), 1.0)
@@ -68,7 +79,7 @@ def show_promises(predictions: Predictions, found: dict[str, NDArray[np.float64]
             print(f"{predictions.classes[c]:{width}}  {n_positive[c]:9}  {name:14}  {line(*measured(table[:, c]))}")
         shares[name] = measured(table[:, n_positive > 0].reshape(-1, 2))
         print(f"{'all':{width}}  {n_positive.sum():9}  {name:14}  {line(*shares[name])}\n")
-    ours, theirs = (shares[name] for name in RULES)
+    ours, theirs = (shares[name] for name in RULES[:2])
     whats = (
         "a threshold is found",
         "where found, >= 0.9",
@@ -105,7 +116,7 @@ def beside(name: str, peer: str, ours: float, theirs: float) -> dict[str, object
     }
 
 
-def calibration(predictions: Predictions) -> list[dict[str, object]]:
+def calibrations(predictions: Predictions) -> list[dict[str, object]]:
     scores, labels = predictions.ranking, predictions.labels
     positive = (labels == 1).any(axis=0)
     errors: dict[str, list[NDArray[np.float64]]] = {name: [] for name in ("before", *METHODS)}
@@ -136,7 +147,7 @@ def each(path: Path) -> list[dict[str, object]]:
     print(f"{path}: {len(predictions)} images, {len(predictions.classes)} classes, {HALVINGS} halvings\n")
     parts: list[Callable[[], list[dict[str, object]]]] = [
         lambda: show_promises(predictions, promises(predictions)),
-        lambda: calibration(predictions),
+        lambda: calibrations(predictions),
     ]
     rows = [row for part in parts for row in part()]
     return [{**row, "table": str(path), "unit": "share or error, 0…1", "n": HALVINGS} for row in rows]

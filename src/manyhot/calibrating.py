@@ -106,6 +106,8 @@ class ThresholdRule:
         same = (counts.tp + counts.fp) == _predicted(ranking, labels, before.filled())
         bound = np.where(same, before.bound, self.wanted) if self.name == "precision" else before.bound
         missing = np.isnan(thresholds)
+        if lost := int((missing & ~np.isnan(before.thresholds)).sum()):
+            log.warning("the highest plateau holds the threshold of %d classes: temperature would keep it", lost)
         return ChosenThresholds(
             before.rule, thresholds, np.where(missing, np.nan, achieved), np.where(missing, np.nan, bound)
         )
