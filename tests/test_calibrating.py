@@ -16,6 +16,7 @@ from sklearn.isotonic import IsotonicRegression
 
 import manyhot
 from manyhot.calibrating import ThresholdRule, calibrate, held_out_error, summarize
+from manyhot.cli import main
 from manyhot.errors import UserError
 from manyhot.inference.predict import Predictor
 from manyhot.metrics.calibration import Calibration, expected_calibration_error, fit_isotonic
@@ -24,12 +25,19 @@ from manyhot.models.bundle import read_config
 from manyhot.predictions import Predictions
 
 
-def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "manyhot", *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == code, result.stderr
-    assert "Traceback" not in result.stderr
-    return result
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """The command line in this process, for starting another takes seconds: what it prints."""
+
+    def call(*arguments: object, code: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["manyhot", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        printed = capsys.readouterr()
+        assert (stop.value.code or 0) == code, printed.err
+        return printed.err if code else printed.out
+
+    return call
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +68,10 @@ RANKING = ("map", "map_interval", "map_voc07", "map_voc10", "mean_tail_accuracy"
 
 @pytest.mark.parametrize("method", ["temperature", "isotonic"])
 def test_from_calibrating_to_evaluating_and_predicting(
-    copy: Path, tiny_table: Path, tmp_path: Path, method: str
+    run, copy: Path, tiny_table: Path, tmp_path: Path, method: str
 ) -> None:
     former, first = {split: metrics(copy, split) for split in ("val", "test")}, config(copy)
-    said = run("calibrate", copy, "--calibration", method).stdout
+    said = run("calibrate", copy, "--calibration", method)
     stored = config(copy)
     origin = {"split": "val", "n_images": 12}
     assert stored["calibration_from"].items() >= {**origin, "rule": method}.items()
@@ -75,7 +83,7 @@ def test_from_calibrating_to_evaluating_and_predicting(
 
     calibration = Calibration.from_json(stored["calibration"])
     for split in ("val", "test"):
-        said = run("evaluate", copy, "--split", split).stdout
+        said = run("evaluate", copy, "--split", split)
         got = metrics(copy, split)
         assert {key: got[key] for key in RANKING} == {key: former[split][key] for key in RANKING}
         assert [row["ap"] for row in got["classes"]] == [row["ap"] for row in former[split]["classes"]]
@@ -152,7 +160,8 @@ def test_none_takes_both_out(copy: Path) -> None:
 
 
 def test_what_cannot_be_promised_is_never_predicted_and_named(copy: Path) -> None:
-    said = run("calibrate", copy, "--thresholds", "precision=0.9").stdout
+    command = [sys.executable, "-m", "manyhot", "calibrate", copy, "--thresholds", "precision=0.9"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "never predicted, for no threshold of theirs keeps the rule: red, green, blue" in said
     assert config(copy)["thresholds"] == [1.0] * 3
     manyhot.evaluate(copy, "test")
@@ -193,7 +202,7 @@ def test_a_damaged_bundle_is_refused_in_words(copy: Path, change: dict, words: s
     assert "config.json" in str(caught.value)
 
 
-def test_the_command_line_refuses_in_one_line(copy: Path, tmp_path: Path) -> None:
+def test_the_command_line_refuses_in_one_line(run, copy: Path, tmp_path: Path) -> None:
     before = config(copy)
     for arguments, words in (
         (["--thresholds", "best"], "--thresholds best is no rule"),
@@ -201,10 +210,10 @@ def test_the_command_line_refuses_in_one_line(copy: Path, tmp_path: Path) -> Non
         (["--split", "none"], "split 'none' holds no images"),
         (["--source", "voc"], "--source says how to read --data"),
     ):
-        said = run("calibrate", copy, *arguments, code=2).stderr
+        said = run("calibrate", copy, *arguments, code=2)
         assert said.startswith("error: ")
         assert words in said
-    assert "holds no run" in run("calibrate", tmp_path, code=2).stderr
+    assert "holds no run" in run("calibrate", tmp_path, code=2)
     assert config(copy) == before
 
 
