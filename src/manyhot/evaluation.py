@@ -177,7 +177,7 @@ def summarize(metrics: dict[str, Any]) -> str:
         + ("" if before is None else f" ({_cell(before)} before)"),
     ]
     if metrics["fitted_here"]:
-        lines.append(f"optimistic: fitted on these very pictures: {' and '.join(metrics['fitted_here'])}")
+        lines.append(f"optimistic: these very pictures gave the {' and '.join(metrics['fitted_here'])}")
     if "top1" in metrics:
         lines.append(f"top-1 {_cell(metrics['top1'])}, top-5 {_cell(metrics['top5'])}")
     if metrics["damaged"]:

@@ -275,7 +275,7 @@ def test_a_calibrated_report_shows_before_and_after(tmp_path):
     for phrase in (
         "best F1, on split val",
         "isotonic",
-        "Optimistic: fitted on these very pictures: calibration.",
+        "Optimistic: these very pictures gave the calibration.",
         "1 class (absent\N{REPLACEMENT CHARACTER}everywhere) never predicted",
         f"{metrics['mean_ece']:.4f}",
         f"{metrics['mean_ece_uncalibrated']:.4f} before calibration",

@@ -127,7 +127,7 @@ def remarks(metrics: Mapping[str, Any]) -> list[str]:
     rows = metrics.get("classes", ())
     found = []
     if fitted := metrics.get("fitted_here"):
-        found.append(f"Optimistic: fitted on these very pictures: {' and '.join(fitted)}. Measure on others.")
+        found.append(f"Optimistic: these very pictures gave the {' and '.join(fitted)}. Measure on others.")
     never = [row["name"] for row in rows if (row.get("threshold") or 0) >= 1]
     if never:
         found.append(f"{_classes(never)} never predicted: no threshold keeps the rule.")
