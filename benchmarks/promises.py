@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtr
 
-from manyhot.metrics.calibration import expected_calibration_error, fit_isotonic, fit_temperature
+from manyhot.calibrating import METHODS
+from manyhot.metrics.calibration import expected_calibration_error
 from manyhot.metrics.choosing import carried_over, wanted_precision
 from manyhot.metrics.thresholds import threshold_counts
 from manyhot.predictions import Predictions
@@ -29,7 +30,6 @@ from manyhot.progress import progress
 
 HALVINGS, PRECISION, CONFIDENCE, LEVEL = 200, 0.9, 0.9, 0.05
 RULES = ("confidence 0.9", "plain", "isotonic 0.9")
-METHODS = {"temperature": fit_temperature, "isotonic": fit_isotonic}
 
 
 def halves(predictions: Predictions, halving: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -54,7 +54,7 @@ def promises(predictions: Predictions) -> dict[str, NDArray[np.float64]]:
                     scores[checking],
                 )
                 if name.startswith("isotonic"):
-                    calibration = fit_isotonic(scores[choosing], labels[choosing])
+                    calibration = METHODS["isotonic"](scores[choosing], labels[choosing])
                     old, new = (calibration.apply(scores[half]).astype(np.float32) for half in (choosing, checking))
                     thresholds = carried_over(chosen, scores[choosing], old, stricter=True)
                     chosen = replace(chosen, thresholds=thresholds)

@@ -31,7 +31,10 @@ CONFIDENCE = 0.9
 
 Fit: TypeAlias = Callable[[Scores, Labels], Calibration]
 
-METHODS: dict[str, Fit] = {"temperature": fit_temperature, "isotonic": fit_isotonic}
+METHODS: dict[str, Fit] = {
+    "temperature": fit_temperature,
+    "isotonic": lambda scores, labels: fit_isotonic(scores, labels).without_plateaus(),
+}
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class ThresholdRule:
         """Thresholds for calibrated scores that keep what the rule promises.
 
         The F1 is searched on the calibrated scores. A promise is made on the scores before calibration and carried
-        over: a tie that isotonic regression made goes as a whole to the side that keeps it.
+        over: scores that float32 ties after isotonic regression go as a whole to the side that keeps it.
 
         Arguments:
             ranking: float32 [N, C], the scores before calibration.
@@ -107,7 +110,7 @@ class ThresholdRule:
         bound = np.where(same, before.bound, self.wanted) if self.name == "precision" else before.bound
         missing = np.isnan(thresholds)
         if lost := int((missing & ~np.isnan(before.thresholds)).sum()):
-            log.warning("the highest plateau holds the threshold of %d classes: temperature would keep it", lost)
+            log.warning("calibrated scores tie where the threshold of %d classes lies: temperature would keep it", lost)
         return ChosenThresholds(
             before.rule, thresholds, np.where(missing, np.nan, achieved), np.where(missing, np.nan, bound)
         )
@@ -241,7 +244,7 @@ def summarize(calibrated: Calibrated) -> str:
     lines = [f"{'class':{width}}  {'  '.join(columns)}     ECE" + (" → after" if after is not None else "")]
     for c, name in enumerate(config.classes):
         never = chosen is not None and np.isnan(chosen.thresholds[c])
-        cells = [f"{calibrated.n_positive[c]:9}", f"{'never' if never else f'{config.thresholds[c]:.4g}':>9}"]
+        cells = [f"{calibrated.n_positive[c]:9}", f"{'never' if never else _threshold(config.thresholds[c]):>9}"]
         if chosen:
             cells.append(_cell(chosen.achieved[c], 9))
         if promised and chosen:
@@ -300,6 +303,11 @@ def _stored(chosen: ChosenThresholds | None, default: float, n_classes: int) -> 
 def _predicted(scores: Scores, labels: Labels, thresholds: NDArray[np.float64]) -> NDArray[np.int64]:
     counts = threshold_counts(scores, labels, thresholds)
     return counts.tp + counts.fp
+
+
+def _threshold(value: float) -> str:
+    shown = f"{value:.4g}"
+    return f"{value:.7f}" if shown == "1" else shown
 
 
 def _mean(values: NDArray[np.float64]) -> float:
