@@ -29,6 +29,7 @@ def main() -> None:
             ("light", "report", None),
             ("dark", "report-dark", None),
             ("light", "report-pictures", "#pictures"),
+            ("light", "report-calibration", "#calibration"),
         ):
             page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme=scheme)
             page.goto(report.as_uri())
@@ -39,7 +40,7 @@ def main() -> None:
             page.close()
             with Image.open(folder / f"{name}.png") as image:
                 rgb = image.convert("RGB")
-            (rgb if section else rgb.quantize(256)).save(folder / f"{name}.png", optimize=True)
+            (rgb if section == "#pictures" else rgb.quantize(256)).save(folder / f"{name}.png", optimize=True)
         browser.close()
 
 

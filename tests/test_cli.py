@@ -91,6 +91,20 @@ def test_train_evaluate_predict(run, tiny_table: Path, tiny_recipe: Path, tmp_pa
     assert json.loads((out / "evaluation" / "test" / "metrics.json").read_text())["classes"][0]["threshold"] == 0.9
 
 
+def test_rankings_are_exported_and_removed_with_the_scores_they_are_of(run, trained: Path) -> None:
+    run("evaluate", trained, "--export", "npy", "--set", "evaluation.resamples=0")
+    folder = trained / "evaluation" / "val"
+    assert json.loads((folder / "metrics.json").read_text())["map_interval"] is None
+    predictions = Predictions.load(folder / "predictions.parquet")
+    for c, name in enumerate(predictions.classes):
+        scores = np.load(folder / "export" / f"{name}.npy", allow_pickle=False)
+        np.testing.assert_array_equal(scores, np.sort(predictions.scores[:, c])[::-1])
+        files = (folder / "export" / f"{name}.txt").read_text().splitlines()
+        assert sorted(files) == [f"{i:02}.png" for i in range(26, 38)]
+    run("evaluate", trained)
+    assert not (folder / "export").exists()
+
+
 def test_predictions_are_the_same_in_every_format(run, trained: Path, tiny_table: Path, tmp_path: Path) -> None:
     for suffix in ("parquet", "csv", "json"):
         said = run("predict", trained, tiny_table.parent, "--out", tmp_path / f"scores.{suffix}")

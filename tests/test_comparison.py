@@ -85,6 +85,15 @@ def test_tables_are_matched_by_id(call, tables, tmp_path):
     assert call("compare", *saved(tmp_path, a, b), "--resamples", "300", "--seed", "2")[1] == said
 
 
+def test_a_calibration_changes_nothing(call, tables, tmp_path):
+    a, b = tables
+    for name, table in (("a", a), ("b", b), ("c", replace(b, uncalibrated=b.scores, scores=b.scores.round(1)))):
+        table.save(tmp_path / f"{name}.parquet")
+    _, plain = call(tmp_path / "a.parquet", tmp_path / "b.parquet")
+    _, calibrated = call(tmp_path / "a.parquet", tmp_path / "c.parquet")
+    assert calibrated.replace("c.parquet", "b.parquet") == plain
+
+
 def test_a_table_and_itself(call, tables, tmp_path):
     code, said = call("compare", *saved(tmp_path, tables[0], tables[0]), "--split", "val", "--resamples", "100")
     assert code == 0

@@ -34,7 +34,7 @@ def manyhot_features(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_a_runs_features_give_its_scores(run, tiny_table, tmp_path):
     done = manyhot_features(run, "--data", tiny_table, "--split", "val", "--out", tmp_path / "f.npy")
     assert done.returncode == 0, done.stderr
-    assert "12 pictures, 384 numbers each, of five crops 32 of picture squashed to 37" in done.stdout
+    assert "12 pictures, 96 numbers each, of five crops 32 of picture squashed to 37" in done.stdout
     features = np.load(tmp_path / "f.npy", allow_pickle=False)
     assert (features.dtype, features.shape) == (np.float16, (12, 5, 384))
     val = manyhot.open_source(str(tiny_table)).split("val")
@@ -58,7 +58,7 @@ def test_a_table_carries_labels(tiny_table, tiny_recipe, tmp_path):
     manifest = manyhot.open_source(str(tiny_table))
     assert table.columns == ["id", "split", "labels", "features"]
     assert table.select("id", "split", "labels").equals(manifest.table.select("id", "split", "labels"))
-    assert table["features"].dtype == pl.Array(pl.Float32, 384)
+    assert table["features"].dtype == pl.Array(pl.Float32, 96)
     again = extract_features(tiny_recipe, manifest, overrides=PLAIN)
     np.testing.assert_array_equal(table["features"].to_numpy(), again.features.dense()[:, 0].astype(np.float32))
 
@@ -75,7 +75,7 @@ def test_windows_that_differ_in_number_go_into_lists(tiny_table, tiny_recipe, tm
         found.save(tmp_path / "f.npy")
     found.save(tmp_path / "lists.parquet")
     lists = pl.read_parquet(tmp_path / "lists.parquet")["features"]
-    assert lists.dtype == pl.List(pl.Array(pl.Float32, 384))
+    assert lists.dtype == pl.List(pl.Array(pl.Float32, 96))
     assert lists.list.len().to_list() == found.features.counts.tolist()
 
 

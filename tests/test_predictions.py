@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +24,17 @@ names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)
 @st.composite
 def predictions(draw, min_size=0):
     n, c = draw(st.integers(min_size, 5)), draw(st.integers(1, 4))
+    scores = hnp.arrays(np.float32, (n, c), elements=st.floats(0, 1, width=32))
     return Predictions(
         ids=tuple(draw(st.lists(names, min_size=n, max_size=n, unique=True))),
         splits=tuple(draw(st.lists(st.sampled_from(["train", "val", ""]), min_size=n, max_size=n))),
-        scores=draw(hnp.arrays(np.float32, (n, c), elements=st.floats(0, 1, width=32))),
+        scores=draw(scores),
         labels=draw(hnp.arrays(np.int8, (n, c), elements=st.sampled_from([-1, 0, 1]))),
         classes=tuple(draw(st.lists(names.filter(lambda name: name != "id"), min_size=c, max_size=c, unique=True))),
         task=draw(st.sampled_from(["multilabel", "multiclass"])),
         source=draw(st.dictionaries(names, names, max_size=2)),
+        uncalibrated=draw(st.none() | scores),
+        thresholds=draw(st.none() | st.tuples(*[st.floats(-1, 1)] * c)),
     )
 
 
@@ -46,9 +50,10 @@ def some(classes=("cat", "dog")) -> Predictions:
 
 
 def assert_same(one: Predictions, other: Predictions) -> None:
-    for name in ("ids", "splits", "classes", "task", "source"):
+    for name in ("ids", "splits", "classes", "task", "source", "thresholds"):
         assert getattr(one, name) == getattr(other, name)
-    for name in ("scores", "labels"):
+    assert (one.uncalibrated is None) == (other.uncalibrated is None)
+    for name in ("scores", "labels", "ranking"):
         mine, theirs = getattr(one, name), getattr(other, name)
         assert mine.dtype == theirs.dtype
         np.testing.assert_array_equal(mine, theirs)
@@ -147,3 +152,30 @@ def test_shapes_that_do_not_fit_are_a_bug():
         Predictions(("a",), ("val",), np.zeros((1, 2), np.float32), np.zeros((1, 1), np.int8), ("cat",))
     with pytest.raises(AssertionError):
         Predictions(("a",), (), np.zeros((1, 1), np.float32), np.zeros((1, 1), np.int8), ("cat",))
+
+
+def test_rankings_go_by_the_scores_before_calibration():
+    table = some()
+    assert table.ranking is table.scores
+    calibrated = replace(table, uncalibrated=table.scores, scores=table.scores / 2)
+    np.testing.assert_array_equal(calibrated.ranking, table.scores)
+    part = calibrated.split("val")
+    np.testing.assert_array_equal(part.ranking, table.scores[[0, 2]])
+    np.testing.assert_array_equal(part.scores, table.scores[[0, 2]] / 2)
+
+
+def test_predicted_is_above_the_threshold(tmp_path: Path):
+    table = replace(some(), thresholds=(0.1, 1e-9))
+    assert table.predicted() == [["cat", "dog"], ["cat", "dog"], ["cat"]]  # float32 .1 is above .1
+    assert replace(table, thresholds=(1.0, 0.5)).predicted() == [[], [], []]
+    table.save(tmp_path / "p.csv", predicted=True)
+    with (tmp_path / "p.csv").open(newline="", encoding="utf-8") as file:
+        assert [row["predicted"] for row in csv.DictReader(file)] == ["cat;dog", "cat;dog", "cat"]
+    table.save(tmp_path / "p.json", predicted=True)
+    assert json.loads((tmp_path / "p.json").read_text())[2]["predicted"] == ["cat"]
+    table.save(tmp_path / "p.parquet", predicted=True)
+    assert_same(Predictions.load(tmp_path / "p.parquet"), table)
+    with pytest.raises(UserError, match="know no thresholds"):
+        some().save(tmp_path / "q.csv", predicted=True)
+    with pytest.raises(UserError, match="'predicted'"):
+        replace(table, classes=("cat", "predicted")).save(tmp_path / "q.csv", predicted=True)

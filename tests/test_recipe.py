@@ -135,6 +135,7 @@ def test_an_override_sets_one_leaf_and_nothing_else(path, value):
         (LEAST + "training:\n", [], ["training", "found None"]),
         (LEAST + "evaluation: {beta: .inf}\n", [], ["evaluation.beta", "finite"]),
         (LEAST + "evaluation: {threshold: .nan}\n", [], ["evaluation.threshold"]),
+        (LEAST + "evaluation: {resamples: 50}\n", [], ["evaluation.resamples", "100 resamples or more"]),
         (LEAST + "input: {fit: stretch}\n", [], ["input.fit", "squash", "stretch"]),
         (LEAST + "seed: 1\nseed: 2\n", [], ["line 4", "'seed'", "twice"]),
         (LEAST + "training:\n  epochs: 1\n  epochs: 2\n", [], ["line 5", "'epochs'", "twice"]),

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from manyhot.calibrating import calibrate
     from manyhot.data.manifest import Manifest
     from manyhot.data.sources import open_source
     from manyhot.errors import UserError
@@ -30,6 +31,7 @@ _HOMES = {
     "Predictor": "manyhot.inference.predict",
     "Recipe": "manyhot.recipe",
     "UserError": "manyhot.errors",
+    "calibrate": "manyhot.calibrating",
     "evaluate": "manyhot.evaluation",
     "load": "manyhot.inference.predict",
     "load_recipe": "manyhot.recipe",
@@ -44,6 +46,7 @@ __all__ = [
     "Predictor",
     "Recipe",
     "UserError",
+    "calibrate",
     "evaluate",
     "load",
     "load_recipe",

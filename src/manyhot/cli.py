@@ -33,6 +33,21 @@ class OnError(StrEnum):
     skip = "skip"
 
 
+class Export(StrEnum):
+    """Layouts of ranked scores that `evaluate` writes."""
+
+    npy = "npy"
+    csv = "csv"
+
+
+class Method(StrEnum):
+    """Calibrations."""
+
+    temperature = "temperature"
+    isotonic = "isotonic"
+    none = "none"
+
+
 class SavedAs(StrEnum):
     """Layouts that `data prepare` writes."""
 
@@ -225,12 +240,43 @@ def evaluate(
     changes: Set = None,
     on_error: Skip = None,
     kind: Kind = None,
+    export: Annotated[Export | None, typer.Option(help="Also write each class's scores and files, ranked.")] = None,
 ) -> None:
     """Measure a run's best model on a split and write its report."""
-    if kind and not data:
-        raise UserError("--source says how to read --data, and there is none.")
-    manifest = _read(data, kind, _difficult(run)) if data else None
-    _evaluate(run, split, manifest=manifest, overrides=changes, on_error=on_error)
+    manifest = _other_data(run, data, kind)
+    _evaluate(run, split, manifest=manifest, overrides=changes, on_error=on_error, export=export)
+
+
+@app.command()
+def calibrate(
+    run: RunFolder,
+    split: Annotated[str | None, typer.Option(help="Split to fit on; by default the recipe's val split.")] = None,
+    data: Annotated[str | None, typer.Option(help="Other data with the same classes. " + SOURCE_HELP)] = None,
+    thresholds: Annotated[str, typer.Option(help="Rule: f1, precision=P, recall=R, or none.")] = "f1",
+    confidence: Annotated[
+        float | None, typer.Option(help="Of a promised precision or recall; 0.9 unless given.")
+    ] = None,
+    calibration: Annotated[Method, typer.Option(help="How scores become frequencies.")] = Method.temperature,
+    on_error: Skip = None,
+    kind: Kind = None,
+) -> None:
+    """Choose thresholds and calibrate scores on a split, and store both with the model."""
+    from manyhot.calibrating import calibrate as run_calibration
+    from manyhot.calibrating import summarize
+
+    manifest = _other_data(run, data, kind)
+    found = run_calibration(
+        run,
+        split,
+        manifest=manifest,
+        thresholds=thresholds,
+        confidence=confidence,
+        calibration=calibration,
+        on_error=on_error,
+    )
+    typer.echo(
+        f"{summarize(found)}\nNext: manyhot evaluate {run} --split SPLIT, on pictures that nothing was fitted on"
+    )
 
 
 @app.command()
@@ -254,6 +300,7 @@ def predict(
     paths: Annotated[list[Path], typer.Argument(metavar="PATHS", help="Images, or folders of images.")],
     out: Annotated[Path, typer.Option(help="Table to write: .parquet, .csv or .json.")],
     on_error: Annotated[OnError, typer.Option(help="Pictures that cannot be read: stop, or leave out.")] = OnError.stop,
+    predicted: Annotated[bool, typer.Option("--predicted", help="Add the classes above their thresholds.")] = False,
 ) -> None:
     """Score pictures and write a table of predictions."""
     from manyhot.inference.predict import load
@@ -261,7 +308,7 @@ def predict(
 
     require_suffix(out)
     predictions = load(model).predict(paths, on_error=on_error)
-    predictions.save(out)
+    predictions.save(out, predicted=predicted)
     typer.echo(f"{len(predictions)} pictures scored: {out}")
 
 
@@ -308,6 +355,13 @@ def _read(source: str, kind: str | None = None, difficult: Any = "ignore") -> Ma
     from manyhot.data.sources import open_source
 
     return open_source(source, kind=kind, difficult=difficult)
+
+
+def _other_data(run: Path, data: str | None, kind: str | None) -> Manifest | None:
+    """What --data and --source name; None: the run's own data."""
+    if kind and not data:
+        raise UserError("--source says how to read --data, and there is none.")
+    return _read(data, kind, _difficult(run)) if data else None
 
 
 def _difficult(run: Path) -> str:

@@ -42,7 +42,7 @@ def compare(
 ) -> Comparison:
     """Compare the average precision of two runs, or of two tables of predictions, by the paired bootstrap.
 
-    Rows are matched by id, so their order does not matter.
+    Rows are matched by id, so their order does not matter. Calibrated tables rank by their scores before calibration.
 
     Arguments:
         a: a run folder with an evaluation of the split, or a `.parquet` table of predictions.
@@ -56,7 +56,7 @@ def compare(
     """
     first, second = _read(Path(a), split), _read(Path(b), split)
     second = _matched(first, second, str(a), str(b))
-    difference = paired_bootstrap_ap(first.scores, second.scores, first.labels, resamples=resamples, seed=seed)
+    difference = paired_bootstrap_ap(first.ranking, second.ranking, first.labels, resamples=resamples, seed=seed)
     return Comparison(
         names=(str(a), str(b)),
         split=", ".join(sorted(set(first.splits))),
@@ -148,8 +148,7 @@ def _matched(a: Predictions, b: Predictions, name_a: str, name_b: str) -> Predic
             f"the labels of {differ.size} pictures differ: {_some([a.ids[row] for row in differ])}.",
             remedy="Were both read by the same rule for difficult objects?",
         )
-    splits = tuple(b.splits[row] for row in order)
-    return Predictions(tuple(a.ids), splits, b.scores[order], labels, b.classes, b.task, b.source)
+    return b.take(order)
 
 
 def _some(names: list[str]) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -31,6 +32,8 @@ class Predictions:
         classes: C class names.
         task: "multilabel" or "multiclass".
         source: where it came from: bundle sha256, label rule, crops and the like, all strings.
+        uncalibrated: float32 [N, C], the scores before calibration, where `scores` are calibrated; else None.
+        thresholds: C scores above which the model predicts a class; None where nothing is known of them.
     """
 
     ids: tuple[str, ...]
@@ -40,16 +43,47 @@ class Predictions:
     classes: tuple[str, ...]
     task: str = "multilabel"
     source: dict[str, str] = field(default_factory=dict)
+    uncalibrated: NDArray[np.float32] | None = None
+    thresholds: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         shape = (len(self.ids), len(self.classes))
         assert self.scores.shape == shape, (self.scores.shape, shape)
         assert self.labels.shape == shape, (self.labels.shape, shape)
         assert len(self.splits) == len(self.ids)
+        assert self.uncalibrated is None or self.uncalibrated.shape == shape, shape
+        assert self.thresholds is None or len(self.thresholds) == len(self.classes), self.thresholds
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.ids)
+
+    @property
+    def ranking(self) -> NDArray[np.float32]:
+        """The scores to rank by, float32 [N, C]: those before calibration, which may tie what they told apart."""
+        return self.scores if self.uncalibrated is None else self.uncalibrated
+
+    def predicted(self) -> list[list[str]]:
+        """For each image, the classes whose score exceeds their threshold, in the order of the columns.
+
+        Raises:
+            UserError: nothing is known of thresholds.
+        """
+        if self.thresholds is None:
+            raise UserError("these predictions know no thresholds.")
+        above = self.scores > np.array(self.thresholds)
+        return [[name for name, one in zip(self.classes, row, strict=True) if one] for row in above]
+
+    def take(self, rows: Sequence[int]) -> Predictions:
+        """The given rows, in the given order."""
+        return replace(
+            self,
+            ids=tuple(self.ids[i] for i in rows),
+            splits=tuple(self.splits[i] for i in rows),
+            scores=self.scores[rows],
+            labels=self.labels[rows],
+            uncalibrated=None if self.uncalibrated is None else self.uncalibrated[rows],
+        )
 
     def split(self, name: str) -> Predictions:
         """The rows of one split, in order.
@@ -60,31 +94,34 @@ class Predictions:
         rows = [i for i, split in enumerate(self.splits) if split == name]
         if not rows:
             raise UserError(f"there are no predictions for split '{name}'.")
-        return replace(
-            self,
-            ids=tuple(self.ids[i] for i in rows),
-            splits=(name,) * len(rows),
-            scores=self.scores[rows],
-            labels=self.labels[rows],
-        )
+        return self.take(rows)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, *, predicted: bool = False) -> None:
         """Write `.parquet` (everything), `.csv` or `.json` (ids and one score column a class).
 
+        Arguments:
+            path: its suffix decides.
+            predicted: a column `predicted` after the scores: the classes above their thresholds, in `.csv` with `;`
+                between them. `.parquet` holds the thresholds instead.
+
         Raises:
-            UserError: another suffix, or a class named "id" where it would be a column beside the ids.
+            UserError: another suffix; a class named "id", or "predicted", where it would be a column beside that one;
+                nothing is known of thresholds.
         """
         require_suffix(path)
-        if path.suffix != ".parquet" and "id" in self.classes:
-            raise UserError("a class named 'id' cannot stand beside the ids.", file=path, remedy="Write .parquet.")
+        for column in ("id", *(["predicted"] if predicted else [])):
+            if path.suffix != ".parquet" and column in self.classes:
+                what = f"a class named '{column}' cannot stand beside the column of that name."
+                raise UserError(what, file=path, remedy="Write .parquet.")
         if path.suffix == ".parquet":
             with atomic_path(path) as temporary:
                 self._frame().write_parquet(temporary, metadata={_KEY: self._metadata()})
         elif path.suffix == ".csv":
             with atomic_path(path) as temporary:
-                self._wide().write_csv(temporary, float_precision=6)
+                self._wide(";".join if predicted else None).write_csv(temporary, float_precision=6)
         else:
-            write_text(path, json.dumps(self._wide().to_dicts(), ensure_ascii=False, indent=1) + "\n")
+            rows = self._wide(list if predicted else None).to_dicts()
+            write_text(path, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Predictions:
@@ -103,33 +140,42 @@ class Predictions:
             raise UserError("there is no such file.", file=path) from None
         except (KeyError, ValueError, pl.exceptions.PolarsError) as error:
             raise UserError(f"this is not a table of predictions ({error}).", file=path) from None
+        width = len(metadata["classes"])
         return cls(
             ids=tuple(frame["id"]),
             splits=tuple(frame["split"]),
-            scores=_matrix(frame["scores"], np.float32, len(metadata["classes"])),
-            labels=_matrix(frame["labels"], np.int8, len(metadata["classes"])),
+            scores=_matrix(frame["scores"], np.float32, width),
+            labels=_matrix(frame["labels"], np.int8, width),
             classes=tuple(metadata["classes"]),
             task=metadata["task"],
             source=metadata["source"],
+            uncalibrated=_matrix(frame["uncalibrated"], np.float32, width) if "uncalibrated" in frame.columns else None,
+            thresholds=tuple(metadata["thresholds"]) if metadata.get("thresholds") else None,
         )
 
     def _metadata(self) -> str:
-        return json.dumps({"classes": self.classes, "task": self.task, "source": self.source}, ensure_ascii=False)
+        metadata: dict[str, Any] = {"classes": self.classes, "task": self.task, "source": self.source}
+        if self.thresholds is not None:
+            metadata["thresholds"] = self.thresholds
+        return json.dumps(metadata, ensure_ascii=False)
 
     def _frame(self) -> pl.DataFrame:
-        width = len(self.classes)
-        return pl.DataFrame(
-            {
-                "id": pl.Series(self.ids, dtype=pl.String),
-                "split": pl.Series(self.splits, dtype=pl.String),
-                "scores": pl.Series(self.scores, dtype=pl.Array(pl.Float32, width)),
-                "labels": pl.Series(self.labels, dtype=pl.Array(pl.Int8, width)),
-            }
-        )
+        scores = pl.Array(pl.Float32, len(self.classes))
+        columns = {
+            "id": pl.Series(self.ids, dtype=pl.String),
+            "split": pl.Series(self.splits, dtype=pl.String),
+            "scores": pl.Series(self.scores, dtype=scores),
+            "labels": pl.Series(self.labels, dtype=pl.Array(pl.Int8, len(self.classes))),
+        }
+        if self.uncalibrated is not None:
+            columns["uncalibrated"] = pl.Series(self.uncalibrated, dtype=scores)
+        return pl.DataFrame(columns)
 
-    def _wide(self) -> pl.DataFrame:
+    def _wide(self, join: Callable[[list[str]], str | list[str]] | None) -> pl.DataFrame:
         frame = pl.DataFrame({"id": pl.Series(self.ids, dtype=pl.String)})
         scores = [pl.Series(name, self.scores[:, c]) for c, name in enumerate(self.classes)]
+        if join is not None:
+            scores.append(pl.Series("predicted", [join(names) for names in self.predicted()]))
         return frame.hstack(scores)
 
 

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from manyhot.errors import UserError, nearest
 from manyhot.registry import explain
@@ -186,6 +194,16 @@ class Evaluation(Section):
     threshold: float = Field(0.5, gt=0, lt=1, description="score above which a class is predicted")
     beta: float = Field(2.0, gt=0, description="beta of the F-beta score")
     average: Literal["macro", "micro", "samples"] = Field("macro", description="averaging of the F-beta score")
+    resamples: int = Field(
+        1000, ge=0, description="bootstrap resamples behind the intervals of AP, 100 or more; 0: no intervals"
+    )
+
+    @field_validator("resamples")
+    @classmethod
+    def _enough_for_an_interval(cls, value: int) -> int:
+        if 0 < value < 100:
+            raise ValueError("100 resamples or more make an interval; 0 leaves it out")
+        return value
 
 
 class Recipe(Section):

@@ -175,3 +175,19 @@ def test_what_is_asked_is_checked():
         expected_calibration_error(scores, labels, 0)
     with pytest.raises(UserError, match="Did you mean 'width'"):
         expected_calibration_error(scores, labels, 5, "widht")
+
+
+@given(st.integers(0, 60), st.sampled_from([0.001, 0.2]))
+def test_without_plateaus_the_map_rises_and_moves_by_the_share_at_most(seed, share):
+    rng = np.random.default_rng(seed)
+    scores = rng.random((rng.integers(1, 30), 2)).round(rng.integers(1, 4))
+    labels = rng.integers(-1, 2, scores.shape).astype(np.int8)
+    flat = fit_isotonic(scores, labels)
+    rising = flat.without_plateaus(share)
+    assert Calibration.from_json(json.loads(json.dumps(rising.to_json()))) == rising
+    grid = np.sort(np.concatenate([rng.random((200, 2)), scores, np.zeros((1, 2)), np.ones((1, 2))]), axis=0)
+    expected = (1 - share) * flat.apply(grid) + share * grid
+    np.testing.assert_allclose(rising.apply(grid), expected, atol=1e-12)
+    assert (np.diff(rising.apply(grid), axis=0)[np.diff(grid, axis=0) > 1e-6] > 0).all()
+    warm = fit_temperature(scores, labels)
+    assert warm.without_plateaus() == warm

@@ -8,7 +8,8 @@ from hypothesis.extra import numpy as hnp
 from scipy.stats import beta, binom, binomtest, norm
 
 from manyhot.errors import UserError
-from manyhot.metrics.choosing import _sequence, best_f1, wanted_precision, wanted_recall
+from manyhot.metrics.calibration import fit_isotonic
+from manyhot.metrics.choosing import _sequence, best_f1, carried_over, wanted_precision, wanted_recall
 from manyhot.metrics.thresholds import threshold_counts
 
 
@@ -184,3 +185,36 @@ def test_options_out_of_range(wanted, confidence, message):
 def test_values_are_checked():
     with pytest.raises(UserError, match="class 0 has 1 of 2 scores"):
         best_f1(np.array([[0.0], [np.nan]]), np.zeros((2, 1), np.int8))
+
+
+@settings(deadline=None, max_examples=60)
+@given(table=tables(), digits=st.integers(0, 2), wanted=st.floats(0.05, 1), stricter=st.booleans())
+def test_a_threshold_carried_over_keeps_to_its_side_of_a_tie(table, digits, wanted, stricter):
+    scores, labels = table
+    moved = (scores / 2 + 0.1).round(digits).astype(np.float32)  # rises, and ties more or fewer
+    chosen = (wanted_precision if stricter else wanted_recall)(scores, labels, wanted, 0.6)
+    carried = carried_over(chosen, scores, moved, stricter=stricter)
+    was, now = scores > chosen.filled(2), moved > np.where(np.isnan(carried), 2, carried)
+    assert (now <= was).all() if stricter else (now >= was).all()
+    for c in np.flatnonzero(~np.isnan(chosen.thresholds)):
+        # No other cut between two values of `moved` is nearer to what was chosen.
+        cuts = [moved[:, c] > t for t in [*np.unique(moved[:, c]), -1.0]]
+        allowed = [cut for cut in cuts if ((cut <= was[:, c]) if stricter else (cut >= was[:, c])).all()]
+        assert now[:, c].sum() == (max if stricter else min)(cut.sum() for cut in allowed)
+
+
+def test_a_promise_carried_over_the_plateaus_of_isotonic_regression_holds():
+    draws, rate, distance = 150, 0.2, 3.0
+    rng = np.random.default_rng(5)
+    labels = (rng.random((1000, draws)) < rate).astype(np.int8)
+    x = rng.normal(size=labels.shape) + distance * labels
+    scores = norm.cdf(x)
+    calibration = fit_isotonic(scores, labels)
+    calibrated = calibration.apply(scores).astype(np.float32)
+    thresholds = carried_over(wanted_precision(scores, labels, 0.9, 0.9), scores, calibrated, stricter=True)
+    grid = np.linspace(-3, 7, 4001)
+    above = calibration.apply(np.repeat(norm.cdf(grid)[:, None], draws, axis=1)).astype(np.float32) > thresholds
+    cut = grid[above.argmax(axis=0)][above.any(axis=0)]  # the least score that is predicted
+    found, wrong = rate * norm.sf(cut - distance), (1 - rate) * norm.sf(cut)
+    assert cut.size > 0.9 * draws
+    assert (found / (found + wrong) >= 0.9).mean() >= 0.9

@@ -8,6 +8,8 @@ import pytest
 from sklearn.metrics import accuracy_score, average_precision_score, fbeta_score, top_k_accuracy_score
 
 from manyhot.errors import UserError
+from manyhot.metrics.bootstrap import bootstrap_ap
+from manyhot.metrics.calibration import expected_calibration_error
 from manyhot.metrics.summary import measure
 
 CLASSES = ("bird", "cat", "dog", "horse", "sheep", "sofa")
@@ -114,3 +116,39 @@ def test_every_key_is_documented(table):
     got = measure(rng.random((4, 6)), np.eye(6, dtype=np.int8)[:4], CLASSES, task="multiclass")
     keys = [*got, *got["classes"][0], *got["f_beta"], *got["tail_curve"]]
     assert [key for key in keys if f"`{key}`" not in text] == []
+
+
+def test_calibrated_scores_are_ranked_by_those_before(table):
+    scores, labels = table
+    plain, calibrated = measure(scores, labels, CLASSES), scores.round(1)
+    got = measure(calibrated, labels, CLASSES, ranking=scores, thresholds=0.4)
+    alone = measure(calibrated, labels, CLASSES, thresholds=0.4)
+    for key in ("map", "map_voc07", "map_voc10", "mean_tail_accuracy", "tail_curve"):
+        assert got[key] == plain[key] != alone[key]
+    for key in ("accuracy", "f_beta", "mean_ece"):
+        assert got[key] == alone[key] != plain[key]
+    assert (got["mean_ece_uncalibrated"], alone["mean_ece_uncalibrated"]) == (plain["mean_ece"], None)
+    errors = expected_calibration_error(calibrated, labels)
+    assert [row["ece"] for row in got["classes"]] == errors.tolist()
+    assert got["mean_ece"] == pytest.approx(errors.mean())
+
+
+def test_intervals_are_the_bootstraps(table):
+    scores, labels = table
+    labels[:, 2] = 0
+    got, wanted = measure(scores, labels, CLASSES, resamples=200), bootstrap_ap(scores, labels, resamples=200)
+    assert got["resamples"] == 200
+    assert got["map_interval"] == [wanted.map_low, wanted.map_high]
+    assert got["map_interval"][0] < got["map"] < got["map_interval"][1]
+    for c, row in enumerate(got["classes"]):
+        assert row["ap_interval"] == (None if c == 2 else [wanted.low[c], wanted.high[c]])
+    none = measure(scores, labels, CLASSES)
+    assert (none["resamples"], none["map_interval"], none["classes"][0]["ap_interval"]) == (0, None, None)
+    with pytest.raises(UserError, match="100 resamples"):
+        measure(scores, labels, CLASSES, resamples=50)
+
+
+def test_scores_that_are_no_probabilities_are_refused(table):
+    scores, labels = table
+    with pytest.raises(UserError, match="outside 0…1"):
+        measure(scores * 2, labels, CLASSES)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -259,3 +260,46 @@ def test_foreign_metrics_with_few_keys(tmp_path):
     predictions = table(6, ("cat", "dog"))
     words = Page(report(tmp_path, predictions, metrics={"classes": [{"name": "cat"}, {"name": "dog"}]})).text
     assert "mAP –" in words
+
+
+def test_a_calibrated_report_shows_before_and_after(tmp_path):
+    plain = table()
+    former = (plain.scores**2).astype(np.float32)
+    predictions = replace(plain, uncalibrated=former)
+    metrics = measure(
+        plain.scores, plain.labels, plain.classes, ranking=former, resamples=100, thresholds=[0.4] * 5 + [1]
+    )
+    metrics |= {"calibration": "isotonic", "threshold_rule": "best F1, on split val", "fitted_here": ["calibration"]}
+    text = report(tmp_path, predictions, metrics=metrics)
+    page = Page(text)
+    for phrase in (
+        "best F1, on split val",
+        "isotonic",
+        "Optimistic: these very pictures gave the calibration.",
+        "1 class (absent\N{REPLACEMENT CHARACTER}everywhere) never predicted",
+        f"{metrics['mean_ece']:.4f}",
+        f"{metrics['mean_ece_uncalibrated']:.4f} before calibration",
+        "95 % interval {:.3f} to {:.3f}".format(*metrics["map_interval"]),
+        "{:.3f}–{:.3f}".format(*metrics["classes"][0]["ap_interval"]),
+        "The dashed line is before calibration.",
+    ):
+        assert phrase in page.text, phrase
+    labels = [attributes.get("aria-label") or "" for tag, attributes in page.tags if tag == "svg"]
+    assert sum(label.startswith("Share of positives by score of ") for label in labels) == 5  # with a positive
+    assert any(label.startswith("Share of positives by score, all classes: ") for label in labels)
+    order = sorted(range(len(predictions)), key=lambda i: -former[i, 0])
+    assert tiles(text, "Most probable", "cat") == [predictions.ids[i] for i in order[:10]]
+
+
+def test_a_report_without_calibration_says_nothing_of_it(whole):
+    _, text = whole
+    words = Page(text).text
+    assert "before calibration" not in words
+    assert "Optimistic" not in words
+    assert "Share of positives by score, all classes: " in text
+
+
+def test_nothing_known_has_no_reliability(tmp_path):
+    unknown = np.full((2, 2), -1, np.int8)
+    predictions = Predictions(("a", "b"), ("val",) * 2, np.full((2, 2), 0.6, np.float32), unknown, ("x", "y"))
+    assert "Nothing to show: no label is known." in Page(report(tmp_path, predictions)).text

@@ -132,6 +132,16 @@ class Predictor:
         """Class names, in the order of the scores."""
         return self.bundle.config.classes
 
+    @property
+    def thresholds(self) -> NDArray[np.float64]:
+        """Scores above which a class is predicted, float64 [C]; calibrated ones where the bundle has a calibration."""
+        return np.array(self.bundle.config.thresholds)
+
+    @property
+    def seen(self) -> str:
+        """What of a picture is looked at, in words: "ten crops 224 of shorter side 256, max over them"."""
+        return self.bundle.config.describe_input(self.preprocessing)
+
     def predict(self, paths: str | Path | Sequence[str | Path], *, on_error: str = "stop") -> Predictions:
         """Score image files, and the images in folders (searched to the bottom, in the order of their names).
 
@@ -171,14 +181,18 @@ class Predictor:
         _report_damaged(files, logits.damaged, on_error)
         if not len(logits.rows):
             raise UserError("none of the pictures could be read.")
+        scores = activate(logits.values, config.activation)
+        calibrated = config.calibrate(scores)
         predictions = Predictions(
             ids=tuple(ids[row] for row in logits.rows),
             splits=tuple(splits[row] for row in logits.rows),
-            scores=activate(logits.values, config.activation),
+            scores=scores if calibrated is None else calibrated,
             labels=labels[logits.rows],
             classes=config.classes,
             task=config.task,
-            source={**source, "bundle_sha256": self.bundle.sha256, "crops": self.preprocessing.describe()},
+            source={**source, "bundle_sha256": self.bundle.sha256, "crops": self.seen},
+            uncalibrated=None if calibrated is None else scores,
+            thresholds=config.thresholds,
         )
         return predictions, logits
 

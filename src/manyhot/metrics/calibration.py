@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
@@ -84,6 +84,25 @@ class Calibration:
         for c, (x, y) in enumerate(self.knots):
             out[:, c] = np.interp(scores[:, c].astype(np.float64), x, y)
         return out
+
+    def without_plateaus(self, share: float = 0.001) -> Calibration:
+        """The same map with a small share of the score itself mixed in: (1 − share) · calibrated + share · score.
+
+        An isotonic map then rises everywhere on 0…1, also beyond its ends, and moves by `share` at most: scores that
+        a plateau would tie stay apart, but for those that float32 cannot tell apart. A temperature has no plateau and
+        stays.
+
+        Arguments:
+            share: above 0, below 1.
+        """
+        knots = []
+        for x, y in self.knots:
+            ends = (([0.0], [y[0]]) if x[0] > 0 else ([], []), ([1.0], [y[-1]]) if x[-1] < 1 else ([], []))
+            (left_x, left_y), (right_x, right_y) = ends
+            full_x, full_y = [*left_x, *x, *right_x], [*left_y, *y, *right_y]
+            mixed = [(1 - share) * b + share * a for a, b in zip(full_x, full_y, strict=True)]
+            knots.append((tuple(full_x), tuple(mixed)))
+        return replace(self, knots=tuple(knots))
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists and numbers, for `json.dump`."""

@@ -42,6 +42,33 @@ class ChosenThresholds:
         return np.where(np.isnan(self.thresholds), missing, self.thresholds)
 
 
+def carried_over(chosen: ChosenThresholds, scores: Scores, moved: Scores, *, stricter: bool) -> NDArray[np.float64]:
+    """Thresholds chosen on `scores`, stated for scores that a rising map has moved.
+
+    The map may have been fitted on the labels and may tie scores: a search among its ties would look for luck, and no
+    promise would hold (docs/metrics.md). So the choice is made before the map, and where a tie holds the threshold,
+    the whole tie goes to one side.
+
+    Arguments:
+        chosen: for `scores`.
+        scores: float32 or float64 [N, C].
+        moved: float32 or float64 [N, C], rising with `scores` in every class.
+        stricter: True: what is predicted was predicted before, as a promised precision wants it. False: what was
+            predicted before still is, as a promised recall wants it.
+
+    Returns:
+        float64 [C]; NaN where `chosen` has it, and where the stricter side predicts nothing any more.
+    """
+    thresholds = np.full(chosen.thresholds.shape, np.nan)
+    for c in np.flatnonzero(~np.isnan(chosen.thresholds)):
+        column, above = moved[:, c].astype(np.float64), scores[:, c] > chosen.thresholds[c]
+        below = column[~above] if stricter else column[column < column[above].min()]
+        threshold = below.max() if below.size else np.nextafter(column.min(), -np.inf)
+        if (column > threshold).any():
+            thresholds[c] = threshold
+    return thresholds
+
+
 def best_f1(scores: Scores, labels: Labels) -> ChosenThresholds:
     """The threshold of each class that has the highest F1; of equally good ones the highest.
 

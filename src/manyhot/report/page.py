@@ -31,6 +31,14 @@ class _Curves:
 
 
 @dataclass(frozen=True)
+class _Reliability:
+    """How often scores come true: all classes together, and those whose own plots are shown."""
+
+    pooled: Plot | None
+    of: list[Plot]
+
+
+@dataclass(frozen=True)
 class _Pairs:
     """Classes that come together."""
 
@@ -75,17 +83,20 @@ def write_report(
     learning = [plot for plot in (plots.losses(history), plots.validation_map(history)) if plot]
     learning += [plot for plot in (plots.learning_rate(history),) if plot]
     aps = [row.get("ap") for row in rows]
-    bars = plots.average_precisions(predictions.classes, aps, metrics.get("map"))
+    intervals = [row.get("ap_interval") for row in rows]
+    bars = plots.average_precisions(predictions.classes, aps, metrics.get("map"), intervals)
     shown = _class_plots(aps)
     curves = _curves(predictions, metrics, shown)
+    reliability = _reliability(predictions, rows, shown)
     pairs = _pairs(predictions, rows)
 
     every = [*learning, bars, curves.precision_recall, curves.tail, *curves.precision_recall_of, *curves.tail_of]
-    for plot in (*every, pairs.together, pairs.false):
+    for plot in (*every, reliability.pooled, *reliability.of, pairs.together, pairs.false):
         if plot is not None:
             write_text(folder / "plots" / f"{plot.name}.svg", plot.file)
 
     headline = summary.headline(metrics, predictions.task)
+    columns = summary.columns(metrics)
     number = min(pictures.tiles_an_end(len(predictions.classes)), len(predictions))
     ends = [pictures.ends(predictions, c, number) for c in range(len(predictions.classes))]
     tiles = [tile for end in ends for side in end for tile in side]
@@ -100,12 +111,15 @@ def write_report(
             columns_of_headline=len(headline) if len(headline) < 8 else -(-len(headline) // 2),
             provenance=[*summary.provenance(metrics, predictions), *((printable(k), printable(v)) for k, v in facts)],
             remarks=summary.remarks(metrics),
-            columns=summary.COLUMNS,
-            table=[(row["name"], summary.class_cells(row)) for row in rows],
+            columns=columns,
+            table=[(row["name"], summary.class_cells(row, columns)) for row in rows],
             bars=bars,
             learning=learning,
             learning_words=summary.learning_words(history),
             curves=curves,
+            reliability=reliability,
+            calibrated=predictions.uncalibrated is not None,
+            has_intervals=any(intervals),
             pairs=pairs,
             n_classes=len(predictions.classes),
             n_images=len(predictions),
@@ -150,7 +164,7 @@ def _class_plots(aps: Sequence[float | None]) -> list[int]:
 
 
 def _curves(predictions: Predictions, metrics: Mapping[str, Any], shown: Sequence[int]) -> _Curves:
-    scores, labels, names, rows = predictions.scores, predictions.labels, predictions.classes, metrics["classes"]
+    scores, labels, names, rows = predictions.ranking, predictions.labels, predictions.classes, metrics["classes"]
     by_class = {
         c: tables.precision_by_recall(scores[:, c], labels[:, c])
         for c in range(len(names))
@@ -170,6 +184,28 @@ def _curves(predictions: Predictions, metrics: Mapping[str, Any], shown: Sequenc
                 names[c], c + 1, tables.tail_by_threshold(scores[:, c], labels[:, c]), rows[c].get("tail_accuracy")
             )
             for c in shown
+        ],
+    )
+
+
+def _reliability(predictions: Predictions, rows: Sequence[Mapping[str, Any]], shown: Sequence[int]) -> _Reliability:
+    scores, former, labels = predictions.scores, predictions.uncalibrated, predictions.labels
+    pooled = None
+    if (labels != -1).any():
+        before = None if former is None else tables.pooled_reliability(former, labels)
+        pooled = plots.reliability_pooled(tables.pooled_reliability(scores, labels), before)
+    return _Reliability(
+        pooled,
+        [
+            plots.reliability_class(
+                predictions.classes[c],
+                c + 1,
+                tables.reliability(scores[:, c], labels[:, c]),
+                None if former is None else tables.reliability(former[:, c], labels[:, c]),
+                rows[c].get("ece"),
+            )
+            for c in shown
+            if (labels[:, c] == 1).any()
         ],
     )
 

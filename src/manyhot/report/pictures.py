@@ -63,7 +63,7 @@ def ends(predictions: Predictions, class_index: int, number: int) -> tuple[list[
     No picture stands at both ends. Equal scores keep the order of the table.
     """
     scores, labels = predictions.scores[:, class_index], predictions.labels[:, class_index]
-    descending = np.argsort(-scores, kind="stable")
+    descending = np.argsort(-predictions.ranking[:, class_index], kind="stable")
     top = descending[:number]
     bottom = descending[number:][::-1][:number]
 

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
+from manyhot.metrics.calibration import ReliabilityCurve
 from manyhot.report.svg import FIRST, INK, LINE, SECOND, SOFT, SURFACE, Plot, blank, plot_style, render, shortened
 from manyhot.report.tables import Curve, PairCounts
 
@@ -44,8 +45,16 @@ def learning_rate(history: Sequence[Mapping[str, Any]]) -> Plot | None:
 
 
 @plot_style()
-def average_precisions(names: Sequence[str], aps: Sequence[float | None], mean: float | None) -> Plot:
-    """AP of each class as bars, highest first, with the mean; classes without an AP stand last and say so."""
+def average_precisions(
+    names: Sequence[str],
+    aps: Sequence[float | None],
+    mean: float | None,
+    intervals: Sequence[Sequence[float] | None] | None = None,
+) -> Plot:
+    """AP of each class as bars, highest first, with the mean; classes without an AP stand last and say so.
+
+    A line over a bar is the interval of that AP, where there is one.
+    """
     order = sorted(range(len(names)), key=lambda c: -1.0 if aps[c] is None else -(aps[c] or 0) - 1)
     order = [c for c in order if aps[c] is not None] + [c for c in order if aps[c] is None]
     row, left, right, top, bottom = 18, 112, 46, 46, 22
@@ -58,6 +67,10 @@ def average_precisions(names: Sequence[str], aps: Sequence[float | None], mean: 
             axes.text(0.01, y, "no positive image", color=SOFT, va="center_baseline", fontsize=10)
             continue
         axes.barh(y, ap, height=0.62, color=FIRST)
+        if intervals and (interval := intervals[c]):
+            low, high = interval
+            axes.plot((low, high), (y, y), color=SURFACE, linewidth=4.5, solid_capstyle="butt", alpha=0.55)
+            axes.plot((low, high), (y, y), color=INK, linewidth=1.3, marker="|", markersize=6)
         axes.text(1.17, y, f"{ap:.3f}", va="center_baseline", ha="right", fontsize=10.5)
     if mean is not None:
         axes.axvline(mean, color=SURFACE, linewidth=3.5)
@@ -71,8 +84,8 @@ def average_precisions(names: Sequence[str], aps: Sequence[float | None], mean: 
     axes.spines["left"].set_visible(False)
     figure.text(0.005, 1 - 14 / height, "AP by class", fontsize=12, fontweight="bold")
     known = [c for c in order if aps[c] is not None]
-    ends = f" From {names[known[0]]} to {names[known[-1]]}." if known else ""
-    return render(figure, name="average_precision", alt=f"Bars of average precision for {len(names)} classes.{ends}")
+    told = f" From {names[known[0]]} to {names[known[-1]]}." if known else ""
+    return render(figure, name="average_precision", alt=f"Bars of average precision for {len(names)} classes.{told}")
 
 
 @plot_style()
@@ -104,6 +117,57 @@ def precision_recall_class(name: str, number: int, curve: Curve | None, mean: Cu
     _unit_square(axes, ticks=(0, 0.5, 1))
     told = "no positive image" if curve is None else "AP undefined" if ap is None else f"AP {ap:.3f}"
     return render(figure, name=f"precision_recall_{number:03d}", alt=f"Precision by recall of {name}: {told}.")
+
+
+@plot_style()
+def reliability_pooled(curve: ReliabilityCurve, before: ReliabilityCurve | None) -> Plot:
+    """Share of positives by score over all pairs of image and class, and below it how many pairs each bin holds.
+
+    Arguments:
+        curve: of the scores as they are used.
+        before: of the scores before calibration; None where there is none.
+    """
+    figure = blank(WIDTH, HEIGHT)
+    upper = figure.add_axes((0.09, 0.40, 0.88, 0.49))
+    lower = figure.add_axes((0.09, 0.155, 0.88, 0.16), sharex=upper)
+    upper.plot((0, 1), (0, 1), color=SOFT, linewidth=1, dashes=(2, 2))
+    if before is not None:
+        upper.plot(before.score, before.share, color=SECOND, marker="o", markersize=4, dashes=(5, 2), label="before")
+    label = "scores" if before is None else "calibrated"
+    upper.plot(curve.score, curve.share, color=FIRST, marker="o", markersize=4, label=label)
+    if before is not None:
+        upper.legend(loc="upper right", fontsize=10.5, ncols=2, borderaxespad=0, bbox_to_anchor=(1, 1.19))
+    upper.set_title("Share of positives by score", y=1.06)
+    _unit_square(upper, ticks=(0, 0.5, 1))
+    upper.tick_params(labelbottom=False)
+    lower.bar(curve.score, curve.n, width=0.05, color=FIRST, alpha=0.55, bottom=0.5)
+    lower.set_yscale("log")
+    lower.set_ylim(0.5, max(10.0, 3.0 * float(curve.n.max(initial=1))))
+    lower.set_yticks([])
+    lower.minorticks_off()
+    lower.grid(visible=False)
+    for x, n in zip(curve.score, curve.n, strict=True):
+        lower.text(x, n * 1.25, f"{n:,}", ha="center", va="bottom", fontsize=9, color=SOFT)
+    lower.set_ylim(0.5, 30.0 * float(curve.n.max(initial=1)))
+    lower.set_xticks(_FIFTHS, [f"{tick:g}" for tick in _FIFTHS])
+    lower.set_xlabel("mean score of a bin; below, how many it holds")
+    told = "; ".join(f"{y:.2f} at {x:.2f}" for x, y in zip(curve.score, curve.share, strict=True))
+    return render(figure, name="reliability", alt=f"Share of positives by score, all classes: {told}.")
+
+
+@plot_style()
+def reliability_class(
+    name: str, number: int, curve: ReliabilityCurve, before: ReliabilityCurve | None, error: float | None
+) -> Plot:
+    """Share of positives by score of one class with a positive, over the line before calibration where there is one."""
+    figure, axes = _small(name, None if error is None else f"ECE {error:.3f}")
+    axes.plot((0, 1), (0, 1), color=SOFT, linewidth=1, dashes=(2, 2))
+    if before is not None:
+        axes.plot(before.score, before.share, color=SECOND, linewidth=1, dashes=(5, 2))
+    axes.plot(curve.score, curve.share, color=FIRST, linewidth=1.4, marker="o", markersize=3)
+    _unit_square(axes, ticks=(0, 0.5, 1))
+    told = "undefined" if error is None else f"ECE {error:.3f}"
+    return render(figure, name=f"reliability_{number:03d}", alt=f"Share of positives by score of {name}: {told}.")
 
 
 @plot_style()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from manyhot.metrics.calibration import ReliabilityCurve, reliability_curve
 from manyhot.metrics.ranking import precision_recall_curve
 from manyhot.metrics.tail import tail_curve
 from manyhot.predictions import Predictions
@@ -69,6 +70,16 @@ def tail_by_threshold(scores: NDArray[np.float32], labels: NDArray[np.int8]) -> 
     return np.append(curve.starts, curve.stop), np.append(curve.values, curve.values[-1])
 
 
+def reliability(scores: NDArray[np.float32], labels: NDArray[np.int8]) -> ReliabilityCurve:
+    """The reliability diagram of one class, [N], in the 15 bins of equal mass that its expected error is taken over."""
+    return reliability_curve(scores, labels)
+
+
+def pooled_reliability(scores: NDArray[np.float32], labels: NDArray[np.int8], bins: int = 10) -> ReliabilityCurve:
+    """The reliability diagram of all (image, class) pairs, [N, C], in bins of equal width."""
+    return reliability_curve(scores.ravel(), labels.ravel(), bins, "width")
+
+
 def mean_precision_by_recall(curves: list[Curve], points: int = 201) -> Curve:
     """The mean over classes of precision at each of `points` recalls from 0 to 1."""
     grid = np.linspace(0, 1, points)
@@ -97,7 +108,7 @@ def false_positives(predictions: Predictions, thresholds: NDArray[np.float64]) -
     present = (predictions.labels == 1).astype(np.int64)
     if predictions.task == "multiclass":
         predicted = np.zeros(predictions.scores.shape, dtype=bool)
-        predicted[np.arange(len(predictions)), predictions.scores.argmax(axis=1)] = True
+        predicted[np.arange(len(predictions)), predictions.ranking.argmax(axis=1)] = True
     else:
         predicted = predictions.scores > thresholds
     wrong = (predicted & (predictions.labels == 0)).astype(np.int64)
