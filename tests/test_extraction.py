@@ -36,7 +36,7 @@ def test_a_runs_features_give_its_scores(run, tiny_table, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "12 pictures, 96 numbers each, of five crops 32 of picture squashed to 37" in done.stdout
     features = np.load(tmp_path / "f.npy", allow_pickle=False)
-    assert (features.dtype, features.shape) == (np.float16, (12, 5, 384))
+    assert (features.dtype, features.shape) == (np.float16, (12, 5, 96))
     val = manyhot.open_source(str(tiny_table)).split("val")
     assert pl.read_csv(tmp_path / "f.csv", schema_overrides={"id": pl.String}).rows() == [
         (one, "val") for one in val.ids

@@ -315,7 +315,7 @@ def predict(
 @app.command()
 def features(
     model: Annotated[
-        str, typer.Argument(metavar="RUN|RECIPE", help="A run folder or a bundle, or a recipe's name or YAML file.")
+        str, typer.Argument(metavar="MODEL", help="A run folder or a bundle, or a recipe's name or YAML file.")
     ],
     data: Annotated[str, typer.Option(help=SOURCE_HELP)],
     out: Annotated[Path, typer.Option(help="File to write: .parquet, or .npy with the ids beside it in a .csv.")],
