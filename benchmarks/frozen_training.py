@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -37,7 +35,6 @@ def main() -> None:
     parser.add_argument("--weights", default="none")
     parser.add_argument("--epochs", type=int, default=11)
     options = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     manifest = open_source(options.data)
     common = [f"model.weights={options.weights}", f"training.epochs={options.epochs}"]
     ways = {

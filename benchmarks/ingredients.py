@@ -3,17 +3,15 @@
     python benchmarks/ingredients.py --data VOCdevkit/VOC2012 --weights squeezenet1_0.pth \\
         --classes cat,cow,dog,horse,person,sheep [--only WORD]
 
-Every row is `voc-squeezenet-frozen` with the changes named, trained on the train split; mAP is of the val split. Features
-that rows share are computed once.
+Every row is `voc-squeezenet-frozen` with the changes named, trained on the train split; mAP is of the val split.
+Features that rows share are computed once.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import logging
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -76,7 +74,6 @@ def main() -> None:
     parser.add_argument("--classes", required=True, help="the mean over these, by comma")
     parser.add_argument("--only", default="", help="rows that contain this")
     options = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     manifest = open_source(options.data)
     classes = options.classes.split(",")
     results = []

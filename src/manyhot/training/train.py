@@ -73,7 +73,8 @@ def _train(run: Run, session: Session, *, resume: bool) -> None:
         state = State()
         write_history(run, [])
         size = session.preprocessing.size
-        log.info("%s\n%s", session.recipe.name, render(summarize(session.model, (size, size))))
+        crops = session.input.cropping.count if session.model.head.crop_pooling.joins else 1
+        log.info("%s\n%s", session.recipe.name, render(summarize(session.model, (size, size), crops or 1)))
     log.info(
         "training on %d pictures, validating on %d, %d classes, %s, %s",
         len(session.train),
