@@ -25,6 +25,7 @@ from manyhot.recipe import load_recipe  # noqa: E402
 from manyhot.training.train import train  # noqa: E402
 
 CENTRE = ["input.fit=crop", "input.size=224", "input.resize=256"]
+DENSE = ["input.fit=crop", "input.size=224", "input.crops={name: dense, sizes: [256, 320], step: 64}"]
 PLAIN = ["input.augment=[]", "training.views=1"]
 FLIPS = ["input.augment=[{name: horizontal_flip, p: 1.0}]", "training.views=2"]
 FOUR = ["input.augment=[{name: random_resized_crop, scale: [0.5, 1.0]}, horizontal_flip]", "training.views=4"]
@@ -33,22 +34,19 @@ SMOOTH = ["loss.label_smoothing=0.1"]
 MEAN = ["model.crop_pooling=mean"]
 
 ROWS: dict[str, list[str]] = {
-    "one crop: centre 224 of shorter side 256": [*CENTRE, *PLAIN, *SOLVED],
-    "five crops, maximum": [*CENTRE, "input.crops=five", *PLAIN, *SOLVED],
-    "five crops, mean": [*CENTRE, "input.crops=five", *MEAN, *PLAIN, *SOLVED],
-    "ten crops, maximum": [*CENTRE, "input.crops=ten", *PLAIN, *SOLVED],
-    "ten crops, mean": [*CENTRE, "input.crops=ten", *MEAN, *PLAIN, *SOLVED],
-    "dense: windows 224 every 64 px of sides 256, 320, maximum": [
-        "input.size=224", "input.crops={name: dense, sizes: [256, 320], step: 64}", *PLAIN, *SOLVED,
-    ],
-    "the same, mean": [
-        "input.size=224", "input.crops={name: dense, sizes: [256, 320], step: 64}", *MEAN, *PLAIN, *SOLVED,
-    ],
-    "whole picture squashed to 320": [*PLAIN, *SOLVED],
-    "+ mirror image: 2 views": [*FLIPS, *SOLVED],
-    "+ random parts and mirror images: 4 views": [*FOUR, *SOLVED],
-    "2 views, label smoothing 0.1": [*FLIPS, *SOLVED, *SMOOTH],
-    "4 views, label smoothing 0.1": [*FOUR, *SOLVED, *SMOOTH],
+    "one crop: centre 224 of shorter side 256": [*CENTRE, *PLAIN],
+    "five crops, maximum": [*CENTRE, "input.crops=five", *PLAIN],
+    "five crops, mean": [*CENTRE, "input.crops=five", *MEAN, *PLAIN],
+    "ten crops, maximum": [*CENTRE, "input.crops=ten", *PLAIN],
+    "ten crops, mean": [*CENTRE, "input.crops=ten", *MEAN, *PLAIN],
+    "dense: windows 224 every 64 px of sides 256, 320, maximum": [*DENSE, *PLAIN],
+    "the same windows, mean": [*DENSE, *MEAN, *PLAIN],
+    "whole picture squashed to 320, 8 epochs of Adam": PLAIN,
+    "the same, head solved for": [*PLAIN, *SOLVED],
+    "solved for, 2 views: with mirror images": [*FLIPS, *SOLVED],
+    "solved for, 4 views: random parts and mirror images": [*FOUR, *SOLVED],
+    "solved for, 2 views, label smoothing 0.1": [*FLIPS, *SOLVED, *SMOOTH],
+    "solved for, 4 views, label smoothing 0.1": [*FOUR, *SOLVED, *SMOOTH],
     "three sizes (224, 320, 448), mean, 2 views, smoothing": [
         "input.crops={name: scales, sizes: [224, 320, 448]}", *MEAN, *FLIPS, *SOLVED, *SMOOTH,
     ],

@@ -167,6 +167,17 @@ def manyhot_backbone(path: Path, seed: int) -> Path:
             "training.solver needs features",
         ),
         ([*FROZEN, "training.solver=lbfgs"], "training.solver goes without training.ema and model.dropout"),
+        (
+            [
+                "model.frozen=true",
+                "input.augment=[]",
+                "input.crops=five",
+                "training.ema=null",
+                "model.dropout=0",
+                "training.solver=lbfgs",
+            ],
+            "needs a smooth objective, and the maximum over crops",
+        ),
         (["input.crops=five"], "input.augment names a part that crops, and input.crops is 'five'"),
         (
             ["input.crops=five", "input.augment=[]", "training.mix=mixup"],

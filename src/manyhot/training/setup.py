@@ -67,6 +67,11 @@ def build_parts(recipe: Recipe) -> Parts:
     poolings.build(recipe.model.pooling)
     crop_poolings.build(recipe.model.crop_pooling)
     mix, solver = recipe.training.mix, recipe.training.solver
+    if solver and recipe.model.crop_pooling["name"] == "max" and way != "one":
+        raise UserError(
+            f"training.solver needs a smooth objective, and the maximum over crops (input.crops '{way}') has corners.",
+            remedy="Set model.crop_pooling to mean, lse or concat.",
+        )
     if mix and way != "one":
         raise UserError(f"training.mix mixes pictures of one crop, and input.crops is '{way}'.")
     return Parts(
