@@ -193,3 +193,36 @@ def test_settings_that_do_not_go_together_are_refused(tiny, tiny_recipe, tmp_pat
     with pytest.raises(UserError, match=message):
         train(load_recipe(str(tiny_recipe), settings), tiny, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+SOLVED = ["model.frozen=true", "training.solver={name: lbfgs, penalties: [1, 0.1], folds: 3}", "training.ema=null"]
+SOLVED += ["model.dropout=0", "training.views=2", "input.augment=[horizontal_flip]"]
+
+
+@pytest.mark.parametrize(("crops", "pooling"), [("one", "max"), ("five", "mean"), ("five", "concat")])
+def test_a_solved_head_is_an_epoch_of_its_own(cache, tiny, tiny_recipe, tmp_path, crops, pooling):
+    settings = [*SOLVED, f"input.crops={crops}", f"model.crop_pooling={pooling}"]
+    for name in ("one", "other"):
+        train(load_recipe(str(tiny_recipe), settings), tiny, tmp_path / name)
+    assert (weights(tmp_path / "one"), history(tmp_path / "one")) == (
+        weights(tmp_path / "other"), history(tmp_path / "other"),
+    )  # fmt: skip
+    (line,) = history(tmp_path / "one")
+    assert (line["epoch"], line["lr"], line["lr_backbone"]) == (1, None, None)
+    assert "penalties by cross-validation" in (tmp_path / "one" / "log.txt").read_text()
+    evaluation = manyhot.evaluate(tmp_path / "one", "val")
+    assert evaluation.metrics["map"] == pytest.approx(line["val_map"], abs=0.05)
+    assert evaluation.metrics["loss"] == pytest.approx(line["val_loss"], rel=0.01)
+    # Resuming a run that is complete leaves it as it is.
+    before = weights(tmp_path / "one")
+    train(load_recipe(str(tiny_recipe), settings), tiny, tmp_path / "one", resume=True)
+    assert weights(tmp_path / "one") == before
+
+
+def test_penalties_follow_the_reduction(cache, tiny, tiny_recipe, tmp_path):
+    """The mean over C classes is a C-th of their sum: so is the penalty, and the head is the same."""
+    for reduction in ("sum", "mean"):
+        settings = [*SOLVED, f"loss={{name: bce, reduction: {reduction}}}", "training.solver.penalties=[0.3]"]
+        train(load_recipe(str(tiny_recipe), settings), tiny.rows((tiny.labels >= 0).all(axis=1)), tmp_path / reduction)
+    one, other = (load_bundle(tmp_path / name / "model").model.head.linear for name in ("sum", "mean"))
+    torch.testing.assert_close(one.weight, other.weight, rtol=0, atol=1e-3)
