@@ -226,3 +226,24 @@ def test_penalties_follow_the_reduction(cache, tiny, tiny_recipe, tmp_path):
         train(load_recipe(str(tiny_recipe), settings), tiny.rows((tiny.labels >= 0).all(axis=1)), tmp_path / reduction)
     one, other = (load_bundle(tmp_path / name / "model").model.head.linear for name in ("sum", "mean"))
     torch.testing.assert_close(one.weight, other.weight, rtol=0, atol=1e-3)
+
+
+def test_a_signal_stops_a_solver_and_the_run_resumes(cache, tiny_table, tiny_recipe, tmp_path):
+    command = [sys.executable, "-m", "manyhot", "train", str(tiny_recipe), "--data", str(tiny_table)]
+    command += ["--out", str(tmp_path / "run")]
+    for setting in (*SOLVED[:1], *SOLVED[2:], "training.solver={name: lbfgs, folds: 13}"):
+        command += ["--set", setting]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    log = tmp_path / "run" / "log.txt"
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        if log.exists() and log.read_text().count("in the cache") == 3:
+            break
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode in (143, 0), output  # 0 where it was faster than the signal
+    assert "Traceback" not in output
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert len(history(tmp_path / "run")) == 1

@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from manyhot.errors import UserError
-from manyhot.models.classifier import FeatureNorm
+from manyhot.models.head import FeatureNorm
 from manyhot.training import solving
 from manyhot.training.losses import losses
 from manyhot.training.solving import assign_folds, choose_penalty, set_statistics, solve

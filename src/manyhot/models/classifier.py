@@ -55,6 +55,8 @@ class Classifier(nn.Module):
             window: pool each map window by window instead of all at once; I counts windows then.
         """
         stacks = [images.unsqueeze(1)] if isinstance(images, Tensor) else images
+        if not torch.is_grad_enabled():  # one crop of each picture at a time: memory does not grow with their number
+            stacks = [crop for stack in stacks for crop in torch.split(stack, 1, dim=1)]
         return torch.cat([self._pooled(stack, window) for stack in stacks], dim=1)
 
     def _pooled(self, stack_NV3HW: Tensor, window: Window | None) -> Tensor:

@@ -45,7 +45,7 @@ def run_loop(run: Run, session: Session, state: State, keeper: Keeper) -> None:
             while state.epoch < epochs and not _is_stuck(session, state):
                 try:
                     if isinstance(loaders[0], FeatureLoader) and session.parts.solver is not None:
-                        solve_head(session, loaders[0], session.parts.solver, state)
+                        solve_head(session, loaders[0], session.parts.solver, state, watch)
                     else:
                         train_epoch(session, loaders[0], state, keeper, tracker, watch)
                     line = evaluate_epoch(session, loaders[1], state, watch)
@@ -96,10 +96,12 @@ def train_epoch(
                 keeper.save_last(session, state)
 
 
-def solve_head(session: Session, loader: FeatureLoader, solver: Solver, state: State) -> None:
+def solve_head(session: Session, loader: FeatureLoader, solver: Solver, state: State, watch: SignalWatch) -> None:
     """The head at the optimum, in one step."""
     started = time.perf_counter()
-    loss = solver.fit(session.model.head, loader.views, loader.labels, session.parts.loss, session.recipe.seed)
+    loss = solver.fit(
+        session.model.head, loader.views, loader.labels, session.parts.loss, session.recipe.seed, watch.stop_if_asked
+    )
     state.add_step(loss, len(session.train), time.perf_counter() - started)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
 import numpy as np
@@ -26,7 +26,15 @@ class Solver(Part):
     """Finds the weights of a head."""
 
     @abstractmethod
-    def fit(self, head: Head, views: Sequence[Features], labels_NC: NDArray[np.int8], loss: Loss, seed: int) -> float:
+    def fit(
+        self,
+        head: Head,
+        views: Sequence[Features],
+        labels_NC: NDArray[np.int8],
+        loss: Loss,
+        seed: int,
+        after_step: Callable[[], None],
+    ) -> float:
         """Train the head in place, and give the loss at the end.
 
         Arguments:
@@ -35,6 +43,7 @@ class Solver(Part):
             labels_NC: int8 [N, C]; every view of a picture has its labels.
             loss: fitted to the labels.
             seed: of all that is random.
+            after_step: called after each step; may raise to stop.
         """
 
 
@@ -54,7 +63,15 @@ class LBFGS(Solver):
     folds: int = Field(5, ge=2, description="parts of the train split for cross-validation")
     choose: Literal["loss", "map"] = Field("loss", description="what is best in cross-validation")
 
-    def fit(self, head: Head, views: Sequence[Features], labels_NC: NDArray[np.int8], loss: Loss, seed: int) -> float:
+    def fit(
+        self,
+        head: Head,
+        views: Sequence[Features],
+        labels_NC: NDArray[np.int8],
+        loss: Loss,
+        seed: int,
+        after_step: Callable[[], None],
+    ) -> float:
         """One penalty is not cross-validated."""
         device = head.linear.weight.device
         features = torch.from_numpy(np.concatenate([view.dense() for view in views])).to(device).float()
@@ -67,7 +84,16 @@ class LBFGS(Solver):
         penalty = penalties[0]
         if len(penalties) > 1:
             penalty, _ = choose_penalty(
-                head, features, labels, loss, penalties, folds=self.folds, seed=seed, pictures=pictures, by=self.choose
+                head,
+                features,
+                labels,
+                loss,
+                penalties,
+                folds=self.folds,
+                seed=seed,
+                pictures=pictures,
+                after_step=after_step,
+                by=self.choose,
             )
         set_statistics(head, features)
-        return solve(head, features, labels, loss, penalty).loss
+        return solve(head, features, labels, loss, penalty, after_step=after_step).loss

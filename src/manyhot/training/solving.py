@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -95,6 +95,7 @@ def solve(
     *,
     start: NDArray[np.float64] | None = None,
     tolerance: float = TOLERANCE,
+    after_step: Callable[[], None] = lambda: None,
 ) -> Solution:
     """Set the head's parameters to the minimum of loss + penalty / 2 · |W|², by L-BFGS in float64.
 
@@ -116,9 +117,10 @@ def solve(
         start: parameters to start from (`Solution.parameters`); None: those of the head.
         tolerance: it ends where no entry of the gradient is larger than this share of the largest where all trained
             parameters are zero. Below 1e-7 the rounding of the objective ends the search.
+        after_step: called after each step; may raise to stop.
     """
     assert penalty >= 0, f"penalty {penalty}"
-    return _solve(head, _Problem(head, features, labels_NC, loss), penalty, start, tolerance)
+    return _solve(head, _Problem(head, features, labels_NC, loss), penalty, start, tolerance, after_step)
 
 
 class _Problem:
@@ -186,7 +188,12 @@ def standardised(head: nn.Module, features: Tensor) -> Tensor:
 
 
 def _solve(
-    head: nn.Module, problem: _Problem, penalty: float, start: NDArray[np.float64] | None, tolerance: float
+    head: nn.Module,
+    problem: _Problem,
+    penalty: float,
+    start: NDArray[np.float64] | None,
+    tolerance: float,
+    after_step: Callable[[], None],
 ) -> Solution:
     trained = [one for one in head.parameters() if one.requires_grad]
     if start is None:
@@ -198,6 +205,7 @@ def _solve(
         args=(penalty,),
         jac=True,
         method="L-BFGS-B",
+        callback=lambda _: after_step(),
         options={
             "maxiter": _MAX_STEPS,
             "maxfun": 2 * _MAX_STEPS,
@@ -239,6 +247,7 @@ def choose_penalty(
     folds: int = 5,
     seed: int = 0,
     pictures: NDArray[np.int64] | None = None,
+    after_step: Callable[[], None] = lambda: None,
     by: Literal["map", "loss"] = "loss",
 ) -> tuple[float, list[Tried]]:
     """The penalty of the best cross-validated mAP or loss; the head itself is left as it is.
@@ -257,6 +266,7 @@ def choose_penalty(
         seed: decides which picture is in which fold.
         pictures: int64 [N], which picture each row is of, where several are of one (its flip): they share a fold.
             None: each is of its own.
+        after_step: called after each step of the solver; may raise to stop.
         by: what is best.
 
     Returns:
@@ -275,7 +285,9 @@ def choose_penalty(
             problem = _Problem(own, features[~held], labels_NC[~held], loss)
             shaped = standardised(own, features[held])
             for place, penalty in enumerate(path):
-                _solve(own, problem, penalty, None, _FOLD_TOLERANCE)  # starts where the penalty before ended
+                _solve(
+                    own, problem, penalty, None, _FOLD_TOLERANCE, after_step
+                )  # starts where the penalty before ended
                 with torch.no_grad():
                     logits_PNC[place, held] = own(shaped)
                 bar.advance()
