@@ -108,6 +108,8 @@ def _describe_values(value: dict[str, Any]) -> str:
         return ", ".join(f"`{one}`" for one in value["enum"])
     if "prefixItems" in value:
         return f"{len(value['prefixItems'])} values: {_describe_values(value['prefixItems'][0])}"
+    if value["type"] == "array":
+        return f"list: {_describe_values(value['items'])}"
     bounds = [f"{sign} {value[keyword]}" for keyword, sign in _BOUNDS.items() if keyword in value]
     return " ".join([_KINDS[value["type"]], ", ".join(bounds)]).rstrip()
 
@@ -126,4 +128,10 @@ _KINDS = {
     "boolean": "`true`, `false`",
     "null": "`null`",
 }
-_BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+_BOUNDS = {
+    "minimum": "≥",
+    "exclusiveMinimum": ">",
+    "maximum": "≤",
+    "exclusiveMaximum": "<",
+    "multipleOf": "a multiple of",
+}

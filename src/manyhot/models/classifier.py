@@ -129,7 +129,7 @@ def create_classifier(model: recipe.Model, n_classes: int, crops: int | None = 1
             f"model.crop_pooling '{model.crop_pooling['name']}' needs the same number of crops of every picture.",
             remedy="Set model.crop_pooling=max, or other input.crops.",
         )
-    backbone = create_backbone(model.backbone, model.weights, model.output_stride)
+    backbone = create_backbone(model.backbone, model.weights, model.output_stride, model.stages)
     if model.frozen:
         backbone.freeze()
     head = Head(
