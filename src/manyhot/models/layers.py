@@ -30,7 +30,7 @@ class LayerRow:
     trainable: int
 
 
-def summarize(model: nn.Module, input_size: int | tuple[int, int]) -> list[LayerRow]:
+def summarize(model: nn.Module, input_size: int | tuple[int, int], crops: int = 1) -> list[LayerRow]:
     """The layers of a network in the order of their definition, from one black picture in eval mode.
 
     The network is left as it was: no BatchNorm update, no gradient, every layer in its former mode.
@@ -38,6 +38,7 @@ def summarize(model: nn.Module, input_size: int | tuple[int, int]) -> list[Layer
     Arguments:
         model: from float images [N, 3, H, W] to anything.
         input_size: side, or height and width, of the picture, pixels.
+        crops: of the picture, for a Classifier that takes them together.
     """
     height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
     outputs: dict[nn.Module, tuple[int, ...] | None] = {}
@@ -52,7 +53,8 @@ def summarize(model: nn.Module, input_size: int | tuple[int, int]) -> list[Layer
         for layer in modes:  # not by model.eval(), which a frozen backbone would remember
             layer.training = False
         with torch.no_grad():
-            model(torch.zeros(1, 3, height, width, device=device))
+            picture = torch.zeros(1, 3, height, width, device=device)
+            model(picture if crops == 1 else [picture.unsqueeze(1)] * crops)
     finally:
         for handle in handles:
             handle.remove()

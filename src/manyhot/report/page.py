@@ -80,8 +80,8 @@ def write_report(
     )
     rows = _class_rows(metrics, predictions)
     metrics = {**metrics, "classes": rows}
-    learning = [plot for plot in (plots.losses(history), plots.validation_map(history)) if plot]
-    learning += [plot for plot in (plots.learning_rate(history),) if plot]
+    by_epoch = (plots.losses, plots.validation_map, plots.top1, plots.learning_rate)
+    learning = [plot for plot in (draw(history) for draw in by_epoch) if plot]
     aps = [row.get("ap") for row in rows]
     intervals = [row.get("ap_interval") for row in rows]
     bars = plots.average_precisions(predictions.classes, aps, metrics.get("map"), intervals)
