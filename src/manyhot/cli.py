@@ -171,15 +171,30 @@ def show(
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="Id of the picture, or its number from 0.")],
     kind: Kind = None,
     out: Annotated[Path | None, typer.Option(help="Write the picture here.")] = None,
+    augment: Annotated[int | None, typer.Option(help="Draw it so many times as --recipe augments it.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="A name of `manyhot recipes`, or a YAML file.")] = None,
+    changes: Set = None,
 ) -> None:
-    """Show a picture's labels and boxes; with --out, draw them."""
-    from manyhot.data.showing import describe_image, draw_image, find_row
+    """Show a picture's labels and boxes; with --out, draw them, or what augmentation makes of the picture."""
+    from manyhot.data.showing import describe_image, draw_image, find_row, write_picture
 
+    if (augment is None) != (recipe is None) or (augment is not None and out is None) or (changes and not recipe):
+        raise UserError("--augment needs --recipe and --out, --recipe needs --augment, and --set needs both.")
     manifest = _read(source, kind)
     row = find_row(manifest, image)
     typer.echo(describe_image(manifest, row))
-    if out:
+    if out and augment is not None and recipe:
+        from manyhot.data.sheets import draw_augmented
+        from manyhot.models.backbones import create_backbone
+        from manyhot.recipe import load_recipe
+
+        loaded = load_recipe(recipe, changes)
+        model = loaded.model
+        mean = create_backbone(model.backbone, "none", model.output_stride, model.stages).mean
+        write_picture(draw_augmented(manifest, row, loaded, mean, augment), out)
+    elif out:
         draw_image(manifest, row, out)
+    if out:
         typer.echo(f"drawn: {out}")
 
 
