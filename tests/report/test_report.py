@@ -13,6 +13,7 @@ from PIL import Image
 from manyhot.data.manifest import Manifest, Row
 from manyhot.metrics.summary import measure
 from manyhot.predictions import Predictions
+from manyhot.report import plots
 from manyhot.report.page import write_report
 
 HOSTILE = '<img src=x onerror="alert(1)">'
@@ -337,3 +338,14 @@ def test_nothing_known_has_no_reliability(tmp_path):
     unknown = np.full((2, 2), -1, np.int8)
     predictions = Predictions(("a", "b"), ("val",) * 2, np.full((2, 2), 0.6, np.float32), unknown, ("x", "y"))
     assert "Nothing to show: no label is known." in Page(report(tmp_path, predictions)).text
+
+
+@pytest.mark.parametrize("suggestion", [None, 1e-3])
+def test_a_sweep_is_drawn_though_its_end_is_far_off(suggestion):
+    rates = np.geomspace(1e-5, 1, 30)
+    smooth = np.where(rates < 1e-2, 3 - np.arange(30) / 30, 4.0 ** np.arange(30))
+    plot = plots.rate_search(rates, smooth + 0.1, smooth, suggestion)
+    assert ("is suggested" in plot.alt) == ("1.0e-03" in plot.file) == (suggestion is not None)
+    assert "lowest 2.4" in plot.alt
+    flat = plots.rate_search(rates, np.ones(30), np.ones(30), suggestion)
+    assert flat.name == "learning_rates"

@@ -81,15 +81,8 @@ def rate_search(rates: ArrayLike, losses: ArrayLike, smooth: ArrayLike, suggesti
     told = f"Loss by learning rate: {line[0]:.3g} at {x[0]:.1e}, lowest {low:.3g} at {x[line.argmin()]:.1e}"
     if suggestion is not None:
         axes.axvline(suggestion, color=SECOND, linewidth=1.5, dashes=(4, 2))
-        axes.text(
-            suggestion,
-            1.01,
-            f"{suggestion:.1e}",
-            transform=axes.get_xaxis_transform(),
-            color=SECOND,
-            ha="center",
-            fontsize=10.5,
-        )
+        beside = axes.get_xaxis_transform()
+        axes.text(suggestion * 1.25, 0.97, f"{suggestion:.1e}", transform=beside, color=SECOND, va="top", fontsize=10.5)
         told += f"; {suggestion:.1e} is suggested"
     return render(figure, name="learning_rates", alt=told + ".")
 
