@@ -46,9 +46,12 @@ def main() -> None:
         value = statistics.mean(found)
         print(f"{recipe}: mAP {metrics['map']:.4f} over {metrics['n_classes_in_map']} classes, {value:.4f} over the "
               f"{len(found)} chosen, {training:.1f} minutes of training, {evaluation:.1f} of evaluation")  # fmt: skip
+        if "top1" in metrics:
+            print(f"{recipe}: top-1 {metrics['top1']:.4f}, top-5 {metrics['top5']:.4f}")
         result = {
             "benchmark": f"recipe {recipe}", "value": round(value, 4), "unit": f"mAP over {len(found)} classes",
-            "map": metrics["map"], "training_minutes": round(training, 2), "n": metrics["n_images"],
+            "map": metrics["map"], "top1": metrics.get("top1"), "training_minutes": round(training, 2),
+            "n": metrics["n_images"],
         }  # fmt: skip
         results.append(result)
     print(json.dumps(results))

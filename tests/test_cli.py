@@ -13,7 +13,11 @@ from PIL import Image
 
 import manyhot
 from manyhot.cli import main
+from manyhot.data.loading import Pictures
+from manyhot.data.preprocessing import Preprocessing
 from manyhot.data.sources import digits as digits_source
+from manyhot.data.transforms import augmentations
+from manyhot.models.backbones import create_backbone
 from manyhot.predictions import Predictions
 
 
@@ -62,6 +66,43 @@ def test_show_describes_and_draws(run, tmp_path: Path, monkeypatch: pytest.Monke
     assert "split    train" in said
     with Image.open(drawn) as image:
         assert min(image.size) >= 96
+
+
+def test_recipes_print_the_layers_of_a_network(run) -> None:
+    said = run("recipes", "caltech256-preact50", "--summary", "--classes", "256")
+    rows = [line.split() for line in said.splitlines()]
+    assert ["backbone.body.stages.3.2.conv3", "Conv2d", "1×2048×7×7", "1,048,576", "1,048,576"] in rows
+    assert ["head.linear", "Linear", "1×256", "524,544", "524,544"] in rows
+
+
+def test_a_sheet_shows_what_a_recipe_does_to_a_picture(
+    run, tiny_table: Path, tiny_recipe: Path, tmp_path: Path
+) -> None:
+    sheet = tmp_path / "sheet.png"
+    said = run("data", "show", tiny_table, "0", "--augment", "7", "--recipe", tiny_recipe, "--out", sheet)
+    assert f"drawn: {sheet}" in said
+    with Image.open(sheet) as image:
+        pixels = np.asarray(image).astype(int)
+    assert pixels.shape == (3 * (224 + 22 + 8) + 8, 3 * (224 + 8) + 8, 3)
+    tiles = [pixels[8 + 254 * (i // 3) :, 8 + 232 * (i % 3) :][:224, :224] for i in range(9)]
+    assert len({tile.tobytes() for tile in tiles[:8]}) == 8
+    assert (tiles[8] == 255).all()
+    # The first is the picture as at test, 32 pixels enlarged sevenfold; the second that of training's first epoch.
+    manifest, recipe = manyhot.open_source(str(tiny_table)), manyhot.load_recipe(str(tiny_recipe))
+    rules = Preprocessing.from_recipe(recipe.input, create_backbone(recipe.model.backbone, "none").mean, (1, 1, 1))
+    parts = tuple(augmentations.build(one) for one in recipe.input.augment)
+    loaded = Pictures(manifest.paths, manifest.labels, rules, parts, recipe.seed)
+    for tile, epoch in ((tiles[0], -1), (tiles[1], 0), (tiles[7], 6)):
+        np.testing.assert_array_equal(tile[3::7, 3::7], loaded[epoch, 0][1][0])
+
+
+def test_a_learning_rate_is_found(run, tiny_table: Path, tiny_recipe: Path, tmp_path: Path) -> None:
+    plot = tmp_path / "rates.svg"
+    said = run("find-lr", tiny_recipe, "--data", tiny_table, "--out", plot, "--steps", "12", "--highest", "0.1")
+    assert said.startswith("12 steps; smoothed loss lowest")
+    assert f"plot: {plot}" in said
+    assert "Loss by learning rate" in plot.read_text()
+    assert list(tmp_path.iterdir()) == [plot]
 
 
 def test_digits_written_as_voc_read_the_same(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

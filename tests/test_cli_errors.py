@@ -228,3 +228,31 @@ def test_predict_refuses_in_words(finished: Path, folder: Path) -> None:
     refused(manyhot("predict", folder, folder / "0.jpg", "--out", folder / "scores.csv"), "no trained model")
     refused(manyhot("evaluate", folder), "holds no run")
     refused(manyhot("evaluate", finished, "--set", "training.epochs=3"), "evaluation.*")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--augment", "4"], "--augment needs --recipe and --out"),
+        (["--augment", "4", "--recipe", "digits-small"], "--augment needs --recipe and --out"),
+        (["--recipe", "digits-small"], "--recipe needs --augment"),
+        (["--set", "seed=1"], "--set needs both"),
+        (["--augment", "0", "--recipe", "digits-small", "--out", "OUT.png"], "0 augmented pictures cannot be drawn"),
+        (["--augment", "2", "--recipe", "voc-resnet18-frozen", "--out", "OUT.png"], "has no input.augment"),
+        (["--augment", "2", "--recipe", "digits-small", "--out", "OUT.tiff"], "are written as .png, .jpg or .webp"),
+    ],
+)
+def test_sheets_that_cannot_be_drawn(folder: Path, options: list[str], words: str) -> None:
+    before = contents(folder)
+    filled = [str(folder / one) if one.startswith("OUT") else one for one in options]
+    refused(manyhot("data", "show", folder / "table.csv", "0", *filled), words)
+    assert contents(folder) == before
+
+
+def test_a_search_for_a_rate_that_cannot_be_made(folder: Path) -> None:
+    table, before = folder / "table.csv", contents(folder)
+    start = ("find-lr", "digits-small", "--data", table, "--out")
+    refused(manyhot(*start, folder / "a.png"), "a.png", "written as .svg")
+    refused(manyhot(*start, folder / "a.svg", "--lowest", "2", "--highest", "1"), "from a rate above 0 to a higher one")
+    refused(manyhot("recipes", "--summary"), "--summary needs the name of a recipe")
+    assert contents(folder) == before

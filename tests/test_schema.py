@@ -43,6 +43,9 @@ def faults(value: Any, schema: dict[str, Any], root: dict[str, Any], path: str =
                 found += [] if ok else [f"{path}: {value!r} is no {wanted}"]
             case "enum" | "const":
                 found += [] if value in (wanted if keyword == "enum" else [wanted]) else [f"{path}: {value!r}"]
+            case "multipleOf":
+                ok = not isinstance(value, int) or value % wanted == 0
+                found += [] if ok else [f"{path}: {value} is no multiple of {wanted}"]
             case "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum":
                 if isinstance(value, (int, float)) and not isinstance(value, bool):
                     ok = {
@@ -102,6 +105,10 @@ def test_the_parts_of_shipped_recipes_can_be_built(name):
 
 
 WRONG = [
+    ("model", {"backbone": "preact_resnet", "stages": [[126, 2]]}),
+    ("model", {"backbone": "preact_resnet", "stages": [[128, 0]]}),
+    ("model", {"backbone": "preact_resnet", "stages": []}),
+    ("model", {"backbone": "preact_resnet", "stages": [128, 2]}),
     ("training", {"epochz": 1}),
     ("training", {"epochs": 0}),
     ("training", {"epochs": "many"}),

@@ -116,10 +116,14 @@ def recipes(
     ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of recipes.")] = False,
     reference: Annotated[bool, typer.Option("--reference", help="Print every key, part and setting.")] = False,
+    summary: Annotated[bool, typer.Option("--summary", help="Print the layers of NAME's network.")] = False,
+    classes: Annotated[int, typer.Option(help="Classes of that network.", min=1)] = 20,
 ) -> None:
-    """List the recipes, print one, or print what a recipe may say."""
+    """List the recipes, print one or its network, or print what a recipe may say."""
     from manyhot.recipe import load_recipe, shipped
 
+    if summary and not name:
+        raise UserError("--summary needs the name of a recipe.")
     if sum([bool(name), schema, reference]) > 1:
         raise UserError("give a recipe's name, --schema or --reference, one of them.")
     if reference:
@@ -132,6 +136,10 @@ def recipes(
         from manyhot.schema import recipe_schema
 
         typer.echo(json.dumps(recipe_schema(), indent=1))
+    elif name and summary:
+        from manyhot.models.classifier import describe_layers
+
+        typer.echo(describe_layers(load_recipe(name), classes))
     elif name:
         load_recipe(name)
         typer.echo(shipped()[name] if name in shipped() else Path(name).read_text(encoding="utf-8"), nl=False)
@@ -163,15 +171,30 @@ def show(
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="Id of the picture, or its number from 0.")],
     kind: Kind = None,
     out: Annotated[Path | None, typer.Option(help="Write the picture here.")] = None,
+    augment: Annotated[int | None, typer.Option(help="Draw it so many times as --recipe augments it.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="A name of `manyhot recipes`, or a YAML file.")] = None,
+    changes: Set = None,
 ) -> None:
-    """Show a picture's labels and boxes; with --out, draw them."""
-    from manyhot.data.showing import describe_image, draw_image, find_row
+    """Show a picture's labels and boxes; with --out, draw them, or what augmentation makes of the picture."""
+    from manyhot.data.showing import describe_image, draw_image, find_row, write_picture
 
+    if (augment is None) != (recipe is None) or (augment is not None and out is None) or (changes and not recipe):
+        raise UserError("--augment needs --recipe and --out, --recipe needs --augment, and --set needs both.")
     manifest = _read(source, kind)
     row = find_row(manifest, image)
     typer.echo(describe_image(manifest, row))
-    if out:
+    if out and augment is not None and recipe:
+        from manyhot.data.sheets import draw_augmented
+        from manyhot.models.backbones import create_backbone
+        from manyhot.recipe import load_recipe
+
+        loaded = load_recipe(recipe, changes)
+        model = loaded.model
+        mean = create_backbone(model.backbone, "none", model.output_stride, model.stages).mean
+        write_picture(draw_augmented(manifest, row, loaded, mean, augment), out)
+    elif out:
         draw_image(manifest, row, out)
+    if out:
         typer.echo(f"drawn: {out}")
 
 
@@ -230,6 +253,35 @@ def train(
 
     run = run_training(loaded, _read(data, kind, loaded.data.difficult), out, resume=resume)
     typer.echo(f"trained: {run.model}\nNext: manyhot evaluate {run.path}")
+
+
+@app.command("find-lr")
+def find_lr(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A name of `manyhot recipes`, or a YAML file.")],
+    data: Annotated[str, typer.Option(help=SOURCE_HELP)],
+    out: Annotated[Path, typer.Option(help="Plot to write, .svg.")],
+    lowest: Annotated[float, typer.Option(help="Rate of the first step.")] = 1e-6,
+    highest: Annotated[float, typer.Option(help="Rate of the last step.")] = 10.0,
+    steps: Annotated[int, typer.Option(help="Steps of the optimizer.")] = 100,
+    changes: Set = None,
+    on_error: Skip = None,
+    kind: Kind = None,
+) -> None:
+    """Look for a learning rate: the loss of a recipe at rates that rise from step to step."""
+    from manyhot.recipe import load_recipe
+
+    if out.suffix.lower() != ".svg":
+        raise UserError("the plot is written as .svg.", file=out)
+    loaded = load_recipe(recipe, [*(changes or []), *([f"data.on_error={on_error}"] if on_error else [])])
+    from manyhot.atomic import write_text
+    from manyhot.report.plots import rate_search
+    from manyhot.training.finder import find_lr as run_search
+    from manyhot.training.finder import summarize
+
+    manifest = _read(data, kind, loaded.data.difficult)
+    found = run_search(loaded, manifest, lowest=lowest, highest=highest, steps=steps)
+    write_text(out, rate_search(found.rates, found.losses, found.smooth, found.suggestion).file)
+    typer.echo(f"{summarize(found)}\nplot: {out}")
 
 
 @app.command()

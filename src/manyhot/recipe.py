@@ -75,11 +75,19 @@ class Data(Section):
     )
 
 
+# Channels and blocks: a bottleneck's inner layers have a quarter of the channels.
+StageSetting = tuple[Annotated[int, Field(ge=4, multiple_of=4)], Annotated[int, Field(ge=1)]]
+
+
 class Model(Section):
     """The network: backbone, pooling, linear head."""
 
     backbone: str = Field(
-        description="a torchvision or timm model name; `torchvision/NAME` or `timm/NAME` says which library"
+        description="a torchvision or timm model name; `torchvision/NAME` or `timm/NAME` says which library. "
+        "`preact_resnet` is our own, by `stages`"
+    )
+    stages: Annotated[tuple[StageSetting, ...], Field(min_length=1)] | None = Field(
+        None, description="of `preact_resnet`: channels (a multiple of 4) and number of bottlenecks of each stage"
     )
     weights: str = Field(
         "imagenet",

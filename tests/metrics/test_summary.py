@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, average_precision_score, fbeta_score, top_k_accuracy_score
+from sklearn.metrics import confusion_matrix as sklearn_confusion
 
 from manyhot.errors import UserError
 from manyhot.metrics.bootstrap import bootstrap_ap
@@ -86,14 +87,15 @@ def test_no_images_give_nulls_not_errors():
     assert set(got["tail_curve"]["mean"]) == {None}
 
 
-def test_multiclass_adds_top_1_and_top_5():
+def test_multiclass_adds_top_1_and_top_5_and_the_confusion_matrix():
     rng = np.random.default_rng(3)
     targets = rng.integers(6, size=100)
     labels, scores = np.eye(6, dtype=np.int8)[targets], rng.dirichlet(np.ones(6), 100).astype(np.float32)
     got = measure(scores, labels, CLASSES, task="multiclass")
     for k in (1, 5):
         assert got[f"top{k}"] == pytest.approx(top_k_accuracy_score(targets, scores, k=k, labels=np.arange(6)))
-    assert "top1" not in measure(scores, labels, CLASSES)
+    assert got["confusion"] == sklearn_confusion(targets, scores.argmax(axis=1), labels=np.arange(6)).tolist()
+    assert not {"top1", "confusion"} & set(measure(scores, labels, CLASSES))
 
 
 def test_what_does_not_fit_is_refused(table):

@@ -13,6 +13,7 @@ from PIL import Image
 from manyhot.data.manifest import Manifest, Row
 from manyhot.metrics.summary import measure
 from manyhot.predictions import Predictions
+from manyhot.report import plots
 from manyhot.report.page import write_report
 
 HOSTILE = '<img src=x onerror="alert(1)">'
@@ -222,6 +223,40 @@ def test_multiclass(tmp_path):
     assert f"Top 5 {metrics['top5']:.3f}" in words
     assert "Confusions" in words
     assert "Labels that come together" not in words
+    counts = np.array(metrics["confusion"]) - np.diag(np.diag(metrics["confusion"]))
+    i, j = np.unravel_index(counts.argmax(), counts.shape)
+    share = round(100 * counts[i, j] / sum(metrics["confusion"][i]))
+    assert f"Share {'abcdef'[i]} {'abcdef'[j]} {counts[i, j]} {share} %" in words
+    assert (tmp_path / "plots" / "confusion.svg").exists()
+
+
+def test_many_classes_show_those_that_are_confused(tmp_path):
+    """Of forty classes five are confused with each other, and rarer than the rest."""
+    names = tuple(f"class {c:02}" for c in range(40))
+    truth = np.repeat(np.arange(40), [1] * 5 + [3] * 35)
+    labels = np.eye(40, dtype=np.int8)[truth]
+    scores = labels * np.float32(0.5)
+    scores[np.arange(5), [1, 2, 3, 4, 0]] = 0.9
+    predictions = Predictions(
+        tuple(map(str, range(len(truth)))), ("val",) * len(truth), scores, labels, names, "multiclass", {}
+    )
+    words = Page(report(tmp_path, predictions, metrics=measured(predictions))).text
+    assert "Of 40 classes, the 30 that are confused most often." in words
+    assert "Share class 00 class 01 1 100 % class 01 class 02 1 100 %" in words
+    svg = (tmp_path / "plots" / "confusion.svg").read_text()
+    assert all(f">class {c:02}<" in svg for c in range(30))
+
+
+def test_the_course_of_top_1_and_of_the_rate_is_drawn(tmp_path):
+    lines = [
+        {"epoch": e, "train_top1": 0.1 * e, "val_top1": 0.05 * e, "val_map": 0.1, "lr": 10.0**-e} for e in range(1, 5)
+    ]
+    words = Page(report(tmp_path, table(6), history=lines))
+    plots = sorted(path.stem for path in (tmp_path / "plots").iterdir())
+    assert {"top1", "learning_rate", "val_map"} <= set(plots)
+    alts = " ".join(str(attributes.get("aria-label") or "") for _, attributes in words.tags)
+    assert "validation 0.05 at epoch 1, 0.2 at epoch 4" in alts
+    assert "learning rate 0.1 at epoch 1, 0.0001 at epoch 4" in alts
 
 
 @pytest.mark.parametrize(
@@ -303,3 +338,14 @@ def test_nothing_known_has_no_reliability(tmp_path):
     unknown = np.full((2, 2), -1, np.int8)
     predictions = Predictions(("a", "b"), ("val",) * 2, np.full((2, 2), 0.6, np.float32), unknown, ("x", "y"))
     assert "Nothing to show: no label is known." in Page(report(tmp_path, predictions)).text
+
+
+@pytest.mark.parametrize("suggestion", [None, 1e-3])
+def test_a_sweep_is_drawn_though_its_end_is_far_off(suggestion):
+    rates = np.geomspace(1e-5, 1, 30)
+    smooth = np.where(rates < 1e-2, 3 - np.arange(30) / 30, 4.0 ** np.arange(30))
+    plot = plots.rate_search(rates, smooth + 0.1, smooth, suggestion)
+    assert ("is suggested" in plot.alt) == ("1.0e-03" in plot.file) == (suggestion is not None)
+    assert "lowest 2.4" in plot.alt
+    flat = plots.rate_search(rates, np.ones(30), np.ones(30), suggestion)
+    assert flat.name == "learning_rates"

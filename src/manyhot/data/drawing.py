@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -53,6 +54,31 @@ def draw_boxes(image: Image.Image, boxes: Sequence[Box], title: str | None = Non
     for box, at in zip(large_first, corners, strict=True):  # after all outlines, so that none runs through a name
         taken.append(_tag(draw, at, box.name, colours[box.name], font, canvas.size, taken))
     return canvas if title is None else _titled(canvas, title, font)
+
+
+def contact_sheet(pictures: Sequence[tuple[str, Image.Image]], side: int = 224) -> Image.Image:
+    """Pictures in rows on white, about as wide as high, each with its caption below.
+
+    Arguments:
+        pictures: captions and RGB pictures, at least one; larger ones are shrunk to `side` pixels, small ones enlarged
+            by whole factors.
+        side: of a tile.
+    """
+    font, gap = ImageFont.load_default(size=14), 8
+    line = 22
+    columns = math.ceil(math.sqrt(len(pictures)))
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * (side + gap) + gap, rows * (side + line + gap) + gap), _WHITE)
+    draw = ImageDraw.Draw(sheet)
+    for place, (caption, picture) in enumerate(pictures):
+        left, top = gap + place % columns * (side + gap), gap + place // columns * (side + line + gap)
+        longest = max(picture.size)
+        factor = side // longest if longest <= side else side / longest
+        width, height = (max(1, round(length * factor)) for length in picture.size)
+        tile = picture.resize((width, height), Image.Resampling.LANCZOS if factor < 1 else Image.Resampling.NEAREST)
+        sheet.paste(tile, (left + (side - width) // 2, top + (side - height) // 2))
+        draw.text((left + side / 2, top + side + 3), caption, font=font, fill=_DARK, anchor="mt")
+    return sheet
 
 
 def _corners(box: Box, factor: int, size: tuple[int, int]) -> tuple[int, int, int, int]:

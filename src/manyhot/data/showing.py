@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from PIL import Image
+
 from manyhot.atomic import atomic_open
 from manyhot.data.drawing import draw_boxes
 from manyhot.data.images import open_image
@@ -55,7 +57,15 @@ def draw_image(manifest: Manifest, row: int, out: Path) -> None:
     Raises:
         UserError: the picture is damaged, or the format is unknown.
     """
-    drawn = draw_boxes(open_image(manifest.paths[row]), manifest.boxes(row))
+    write_picture(draw_boxes(open_image(manifest.paths[row]), manifest.boxes(row)), out)
+
+
+def write_picture(drawn: Image.Image, out: Path) -> None:
+    """Write a picture; the suffix is its format.
+
+    Raises:
+        UserError: an unknown format.
+    """
     if out.suffix.lower() not in {".png", ".jpg", ".jpeg", ".webp"}:
         raise UserError("pictures are written as .png, .jpg or .webp.", file=out)
     name = {".png": "PNG", ".webp": "WEBP"}.get(out.suffix.lower(), "JPEG")

@@ -13,6 +13,7 @@ from manyhot.errors import UserError, nearest
 from manyhot.metrics.bootstrap import bootstrap_ap
 from manyhot.metrics.calibration import expected_calibration_error
 from manyhot.metrics.columns import Labels, Scores
+from manyhot.metrics.confusion import confusion_matrix
 from manyhot.metrics.ranking import mean_ap, ranking_ap
 from manyhot.metrics.tail import tails
 from manyhot.metrics.thresholds import Average, class_thresholds, f_beta_of, threshold_counts
@@ -41,7 +42,7 @@ def measure(
         scores: float32 or float64 [N, C], 0…1, finite; after the sigmoid or softmax.
         labels: int8 [N, C]; 1 present, 0 absent, -1 left out of that class.
         classes: C class names.
-        task: "multiclass" adds top-1 and top-5 accuracy and allows one present class an image.
+        task: "multiclass" adds top-1 and top-5 accuracy and the confusion matrix; one present class an image.
         thresholds: a number, or float [C]; predicted where score > threshold.
         beta: weight of recall in F-beta.
         average: how F-beta is averaged: "macro", "micro" or "samples".
@@ -105,6 +106,7 @@ def measure(
     if task == "multiclass":
         result["top1"] = _number(top_k_accuracy(ranking, labels, 1))
         result["top5"] = _number(top_k_accuracy(ranking, labels, 5))
+        result["confusion"] = confusion_matrix(ranking, labels).tolist()
     return result
 
 

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from manyhot import recipe
+from manyhot.data.crops import crops as cropping
 from manyhot.errors import UserError
 from manyhot.models.backbones import Backbone, create_backbone
 from manyhot.models.crop_pooling import crop_poolings
 from manyhot.models.head import Head
+from manyhot.models.layers import render, summarize
 from manyhot.models.pooling import Pooling, poolings
 
 Window = tuple[int, int]
@@ -131,7 +133,7 @@ def create_classifier(model: recipe.Model, n_classes: int, crops: int | None = 1
             f"model.crop_pooling '{model.crop_pooling['name']}' needs the same number of crops of every picture.",
             remedy="Set model.crop_pooling=max, or other input.crops.",
         )
-    backbone = create_backbone(model.backbone, model.weights, model.output_stride)
+    backbone = create_backbone(model.backbone, model.weights, model.output_stride, model.stages)
     if model.frozen:
         backbone.freeze()
     head = Head(
@@ -143,3 +145,14 @@ def create_classifier(model: recipe.Model, n_classes: int, crops: int | None = 1
         dropout=model.dropout,
     )
     return Classifier(backbone, pooling, head)
+
+
+def describe_layers(wanted: recipe.Recipe, n_classes: int) -> str:
+    """The layers of a recipe's classifier as a table: outputs for one picture, parameters. No weights are fetched.
+
+    Raises:
+        UserError: as `create_classifier`.
+    """
+    count = cropping.build(wanted.input.crops).count
+    model = create_classifier(wanted.model.model_copy(update={"weights": "none"}), n_classes, count)
+    return render(summarize(model, wanted.input.size, (count or 1) if model.head.crop_pooling.joins else 1))

@@ -17,7 +17,10 @@ from manyhot.report import pictures, plots, summary, tables
 from manyhot.report.svg import Plot, printable
 
 CLASS_PLOTS, PAIR_CLASSES = 40, 30
-"""With more classes than these, the page shows the lowest-AP and the most frequent ones, and says so."""
+"""With more classes than these, the page shows the lowest-AP and the most frequent or confused ones, and says so."""
+
+CONFUSED_PAIRS = 15
+"""Rows of the table of confusions."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class _Pairs:
     together: Plot | None
     false: Plot | None
     shown: int
+    confused: list[tuple[str, str, int, str]]
 
 
 def write_report(
@@ -80,8 +84,8 @@ def write_report(
     )
     rows = _class_rows(metrics, predictions)
     metrics = {**metrics, "classes": rows}
-    learning = [plot for plot in (plots.losses(history), plots.validation_map(history)) if plot]
-    learning += [plot for plot in (plots.learning_rate(history),) if plot]
+    by_epoch = (plots.losses, plots.validation_map, plots.top1, plots.learning_rate)
+    learning = [plot for plot in (draw(history) for draw in by_epoch) if plot]
     aps = [row.get("ap") for row in rows]
     intervals = [row.get("ap_interval") for row in rows]
     bars = plots.average_precisions(predictions.classes, aps, metrics.get("map"), intervals)
@@ -211,14 +215,15 @@ def _reliability(predictions: Predictions, rows: Sequence[Mapping[str, Any]], sh
 
 
 def _pairs(predictions: Predictions, rows: Sequence[Mapping[str, Any]]) -> _Pairs:
-    frequent = sorted(range(len(rows)), key=lambda c: -(rows[c].get("n_positive") or 0))
-    shown = sorted(frequent[:PAIR_CLASSES])
     names = predictions.classes
+    frequent = sorted(range(len(rows)), key=lambda c: -(rows[c].get("n_positive") or 0))
+    if predictions.task == "multiclass":
+        return _confusions(predictions, frequent)
+    shown = sorted(frequent[:PAIR_CLASSES])
+    counts = tables.labels_together(predictions)
     together = None
-    if predictions.task == "multilabel":
-        counts = tables.labels_together(predictions)
-        if counts.counts.any():
-            together = plots.pair_map(counts, shown, names, name="labels_together", title="Labels that come together.")
+    if counts.counts.any():
+        together = plots.pair_map(counts, shown, names, name="labels_together", title="Labels that come together.")
     thresholds = np.array([0.5 if row.get("threshold") is None else row["threshold"] for row in rows])
     wrong = tables.false_positives(predictions, thresholds)
     false = None
@@ -226,4 +231,19 @@ def _pairs(predictions: Predictions, rows: Sequence[Mapping[str, Any]]) -> _Pair
         false = plots.pair_map(
             wrong, shown, names, name="false_positives", title="False positives by the class that is there."
         )
-    return _Pairs(together, false, len(shown))
+    return _Pairs(together, false, len(shown), [])
+
+
+def _confusions(predictions: Predictions, frequent: Sequence[int]) -> _Pairs:
+    """The classes of the most confused pairs come first, then the most frequent ones."""
+    found, names = tables.confusions(predictions), predictions.classes
+    worst = found.largest(len(names) ** 2)
+    chosen = list(dict.fromkeys([*(c for pair in worst for c in pair), *frequent]))[:PAIR_CLASSES]
+    plot = None
+    if found.counts.any():
+        plot = plots.pair_map(found, sorted(chosen), names, name="confusion", title="Confusions.")
+    confused = [
+        (names[i], names[j], int(found.counts[i, j]), f"{100 * found.shares[i, j]:.0f} %")
+        for i, j in worst[:CONFUSED_PAIRS]
+    ]
+    return _Pairs(None, plot, len(chosen), confused)

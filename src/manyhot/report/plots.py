@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import ArrayLike
 
 from manyhot.metrics.calibration import ReliabilityCurve
@@ -39,9 +39,52 @@ def validation_map(history: Sequence[Mapping[str, Any]]) -> Plot | None:
 
 
 @plot_style()
+def top1(history: Sequence[Mapping[str, Any]]) -> Plot | None:
+    """Top-1 accuracy in training and validation by epoch; None where no epoch has either."""
+    return _by_epoch(
+        history,
+        {"train_top1": ("training", SECOND), "val_top1": ("validation", FIRST)},
+        name="top1",
+        title="Top-1 accuracy",
+    )
+
+
+@plot_style()
 def learning_rate(history: Sequence[Mapping[str, Any]]) -> Plot | None:
     """Learning rate by epoch, on a logarithmic scale where it changes tenfold; None where no epoch has it."""
     return _by_epoch(history, {"lr": ("learning rate", INK)}, name="learning_rate", title="Learning rate")
+
+
+@plot_style()
+def rate_search(rates: ArrayLike, losses: ArrayLike, smooth: ArrayLike, suggestion: float | None) -> Plot:
+    """Loss by learning rate on a logarithmic axis: each step's as a point, their smoothed course as a line.
+
+    Arguments:
+        rates: [S], rising.
+        losses: [S].
+        smooth: [S]; what the height is chosen by, so that a loss that has left the range does not flatten the rest.
+        suggestion: a rate to mark; None: none.
+    """
+    x, y, line = (np.array(values, dtype=np.float64) for values in (rates, losses, smooth))
+    figure = blank(WIDTH, HEIGHT)
+    axes = figure.add_axes((0.13, 0.155, 0.84, 0.735))
+    axes.plot(x, y, color=SOFT, linestyle="", marker="o", markersize=2.5, alpha=0.6)
+    axes.plot(x, line, color=FIRST)
+    axes.set_xscale("log")
+    low, high = float(line.min()), float(min(line.max(), line[0] + 2 * (line[0] - line.min()) + 0.1 * line[0]))
+    room = 0.15 * (high - low) or 1.0
+    axes.set_ylim(max(0.0, low - room), high + room)
+    axes.set_title("Loss by learning rate", y=1.04)
+    axes.set_xlabel("learning rate of the head")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e"))
+    told = f"Loss by learning rate: {line[0]:.3g} at {x[0]:.1e}, lowest {low:.3g} at {x[line.argmin()]:.1e}"
+    if suggestion is not None:
+        axes.axvline(suggestion, color=SECOND, linewidth=1.5, dashes=(4, 2))
+        beside = axes.get_xaxis_transform()
+        axes.text(suggestion * 1.25, 0.97, f"{suggestion:.1e}", transform=beside, color=SECOND, va="top", fontsize=10.5)
+        told += f"; {suggestion:.1e} is suggested"
+    return render(figure, name="learning_rates", alt=told + ".")
 
 
 @plot_style()
@@ -275,13 +318,16 @@ def _by_epoch(
     told = []
     for key, (epochs, values) in lines.items():
         label, colour = series[key]
-        dashed: dict[str, Any] = {"dashes": (5, 2)} if key == "train_loss" else {}
+        dashed: dict[str, Any] = {"dashes": (5, 2)} if key.startswith("train") else {}
         marker = "o" if len(epochs) <= 12 else ""
         steps = "steps-mid" if name == "learning_rate" else "default"
         axes.plot(epochs, values, color=colour, drawstyle=steps, marker=marker, markersize=4, label=label, **dashed)
         told.append(f"{label} {values[0]:.4g} at epoch {epochs[0]:.0f}, {values[-1]:.4g} at epoch {epochs[-1]:.0f}")
     everything = np.concatenate([values for _, values in lines.values()])
-    if name == "learning_rate":
+    if name == "learning_rate" and 0 < 10 * everything.min() < everything.max():
+        axes.set_yscale("log")
+        axes.yaxis.set_minor_locator(NullLocator())
+    elif name == "learning_rate":
         axes.set_ylim(0, (float(everything.max()) or 1.0) * 1.1)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
     if len(lines) > 1:

@@ -1,4 +1,4 @@
-"""What the plots show, as arrays: precision by recall, labels that come together, false positives by true class."""
+"""What the plots show, as arrays: precision by recall, labels that come together, what is predicted for what."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manyhot.metrics.calibration import ReliabilityCurve, reliability_curve
+from manyhot.metrics.confusion import confusion_matrix, most_confused
 from manyhot.metrics.ranking import precision_recall_curve
 from manyhot.metrics.tail import tail_curve
 from manyhot.predictions import Predictions
@@ -34,11 +35,7 @@ class PairCounts:
 
     def largest(self, number: int) -> list[tuple[int, int]]:
         """The (row, column) pairs of different classes with the most images, at least one, most first."""
-        counts = self.counts.copy()
-        np.fill_diagonal(counts, 0)
-        order = np.argsort(-counts, axis=None, kind="stable")[:number]
-        width = counts.shape[1]
-        return [(int(i) // width, int(i) % width) for i in order if counts.flat[i] > 0]
+        return most_confused(self.counts, number)
 
 
 def precision_by_recall(scores: NDArray[np.float32], labels: NDArray[np.int8]) -> Curve:
@@ -98,18 +95,18 @@ def labels_together(predictions: Predictions) -> PairCounts:
 def false_positives(predictions: Predictions, thresholds: NDArray[np.float64]) -> PairCounts:
     """For each class (row): images that have it and in which the column's class is predicted but absent.
 
-    A class is predicted where its score is above its threshold; for a multiclass task, where its score is the
-    highest.
+    A class is predicted where its score is above its threshold.
 
     Arguments:
         predictions: scores and labels of N images.
         thresholds: [C].
     """
     present = (predictions.labels == 1).astype(np.int64)
-    if predictions.task == "multiclass":
-        predicted = np.zeros(predictions.scores.shape, dtype=bool)
-        predicted[np.arange(len(predictions)), predictions.ranking.argmax(axis=1)] = True
-    else:
-        predicted = predictions.scores > thresholds
-    wrong = (predicted & (predictions.labels == 0)).astype(np.int64)
+    wrong = ((predictions.scores > thresholds) & (predictions.labels == 0)).astype(np.int64)
     return PairCounts(present.T @ wrong, present.sum(axis=0))
+
+
+def confusions(predictions: Predictions) -> PairCounts:
+    """For each class (row): images of it by the class that scores highest; the diagonal is right."""
+    counts = confusion_matrix(predictions.ranking, predictions.labels)
+    return PairCounts(counts, counts.sum(axis=1))

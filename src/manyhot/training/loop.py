@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from manyhot.data.loading import Batch
@@ -17,6 +18,7 @@ from manyhot.errors import UserError
 from manyhot.inference.features import FeatureLoader
 from manyhot.inference.predict import compute_logits
 from manyhot.metrics.ranking import average_precision, mean_ap
+from manyhot.metrics.topk import top_k_accuracy
 from manyhot.progress import progress
 from manyhot.runs import Run
 from manyhot.training.interruption import Interrupted, SignalWatch
@@ -27,6 +29,10 @@ from manyhot.training.state import State
 from manyhot.training.tracking import Tracker
 
 log = logging.getLogger("manyhot")
+
+
+class NonFiniteLossError(UserError):
+    """The loss is infinite or not a number; the weights are still those before the step."""
 
 
 def run_loop(run: Run, session: Session, state: State, keeper: Keeper) -> None:
@@ -109,7 +115,8 @@ def train_step(session: Session, state: State, batch: Batch) -> float:
     """One step of the optimizer; returns the loss."""
     recipe, accelerator = session.recipe, session.accelerator
     _refuse_damaged(session, batch)
-    factor = session.parts.schedule.factor(state.total_steps, len(session.batches), recipe.training.epochs)
+    schedule, steps = session.parts.schedule, len(session.batches)
+    factor = schedule.factor(state.total_steps, steps, recipe.training.epochs, state.history)
     for group in session.optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor
     # Dropout and the like are functions of (seed, step), so that a resumed run repeats them.
@@ -128,6 +135,8 @@ def train_step(session: Session, state: State, batch: Batch) -> float:
     value = loss.item()
     if not math.isfinite(value):
         _stop_at_non_finite(session, state, batch, value)
+    if session.single_label and session.parts.mix is None:
+        state.add_hits(*count_hits(logits, batch.labels))
     accelerator.backward(loss)
     if recipe.training.grad_clip is not None:
         accelerator.clip_grad_norm_(session.trained.parameters(), recipe.training.grad_clip)
@@ -136,6 +145,13 @@ def train_step(session: Session, state: State, batch: Batch) -> float:
     if session.average is not None:
         session.average.update_parameters(session.trained)
     return value
+
+
+def count_hits(logits_NC: Tensor, labels_NC: Tensor) -> tuple[int, int]:
+    """Pictures whose class, the only 1 of their labels, has the highest logit; and pictures that have a class."""
+    known_N = (labels_NC == 1).any(dim=1)
+    right_N = logits_NC.detach().argmax(dim=1).cpu() == (labels_NC == 1).int().argmax(dim=1)
+    return int((right_N & known_N).sum()), int(known_N.sum())
 
 
 def evaluate_epoch(session: Session, loader: Iterable[Batch], state: State, watch: SignalWatch) -> dict[str, Any]:
@@ -164,6 +180,8 @@ def evaluate_epoch(session: Session, loader: Iterable[Batch], state: State, watc
         "val_loss": loss,
         "val_map": None if math.isnan(mean) else mean,
         "val_map_classes": counted,
+        "train_top1": state.hits / state.judged if state.judged else None,
+        "val_top1": _top1(logits.values, labels) if session.single_label else None,
         "val_ap": {
             name: None if math.isnan(value) else float(value)
             for name, value in zip(session.val.classes, ap, strict=True)
@@ -178,12 +196,18 @@ def evaluate_epoch(session: Session, loader: Iterable[Batch], state: State, watc
 def describe(line: dict[str, Any]) -> str:
     """An epoch in one line for people."""
     mean = "undefined" if line["val_map"] is None else f"{line['val_map']:.4f}"
+    top1 = "" if line["val_top1"] is None else f", top-1 {line['val_top1']:.4f}"
     rate = "" if line["lr"] is None else f"lr {line['lr']:.2e}, "
     return (
         f"epoch {line['epoch']}: train loss {line['train_loss']:.4f}, val loss {line['val_loss']:.4f}, "
-        f"val mAP {mean} over {line['val_map_classes']} classes, {rate}"
+        f"val mAP {mean} over {line['val_map_classes']} classes{top1}, {rate}"
         f"{line['images_per_second'] or 0:.1f} images/s"
     )
+
+
+def _top1(logits_NC: NDArray[np.float32], labels_NC: NDArray[np.int8]) -> float | None:
+    value = top_k_accuracy(logits_NC, labels_NC)
+    return None if math.isnan(value) else value
 
 
 def _is_stuck(session: Session, state: State) -> bool:
@@ -203,7 +227,7 @@ def _refuse_damaged(session: Session, batch: Batch) -> None:
 def _stop_at_non_finite(session: Session, state: State, batch: Batch, value: float) -> None:
     ids = [session.train.ids[row] for row in batch.indices.tolist()]
     rates = {group["name"]: f"{group['lr']:.3g}" for group in session.optimizer.param_groups}
-    raise UserError(
+    raise NonFiniteLossError(
         f"the loss is {value} at step {state.total_steps} (epoch {state.epoch + 1}), "
         f"learning rate {', '.join(f'{rate} ({name})' for name, rate in rates.items())}, pictures {', '.join(ids)}.",
         remedy="Lower optimizer.lr or set training.grad_clip, and train into another --out.",

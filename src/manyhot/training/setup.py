@@ -136,6 +136,11 @@ class Session:
     batches: TrainingBatches
 
     @property
+    def single_label(self) -> bool:
+        """Every picture has one class."""
+        return self.train.task == "multiclass"
+
+    @property
     def on_features(self) -> bool:
         """The backbone is frozen, and its features are computed once."""
         return self.recipe.model.frozen and self.recipe.training.views > 0
@@ -224,6 +229,9 @@ def make_session(recipe: Recipe, parts: Parts, manifest: Manifest) -> Session:
     train, val = manifest.split(recipe.data.train_split), manifest.split(recipe.data.val_split)
     if parts.mix is not None and parts.loss.activation == "softmax":
         _refuse_several_classes(train)
+    watched = parts.schedule.watches
+    if watched is not None and watched.endswith("top1"):
+        _refuse_top1(watched, train, parts.mix)
     torch.manual_seed(derive_seed(recipe.seed, INIT))
     count = crops.build(recipe.input.crops).count
     model = create_classifier(recipe.model, len(manifest.classes), count)
@@ -261,6 +269,18 @@ def make_session(recipe: Recipe, parts: Parts, manifest: Manifest) -> Session:
         val=val,
         batches=TrainingBatches(len(train), recipe.training.batch_size, recipe.seed),
     )
+
+
+def _refuse_top1(watched: str, train: Manifest, mix: Mix | None) -> None:
+    """Refuse to wait for a number that no epoch will have."""
+    if train.task != "multiclass":
+        raise UserError(
+            f"schedule.metric '{watched}' is of tasks with one class a picture, and these pictures may have several.",
+            file=train.root,
+            remedy="Set schedule.metric=val_map.",
+        )
+    if mix is not None and watched == "train_top1":
+        raise UserError("there is no train_top1 with training.mix.", remedy="Set schedule.metric=val_top1.")
 
 
 def _refuse_several_classes(train: Manifest) -> None:

@@ -17,6 +17,8 @@ class State:
         total_steps: optimizer steps done in all.
         loss_sum: sum of the losses of this epoch's steps.
         images: pictures seen in this epoch.
+        hits: those whose class had the highest score, in tasks of one class a picture.
+        judged: pictures of a known class among them, hit or missed.
         seconds: time spent in this epoch's steps.
         history: one line an epoch.
         best_epoch: the epoch of the best weights, from 1; 0 before the first.
@@ -28,6 +30,8 @@ class State:
     total_steps: int = 0
     loss_sum: float = 0.0
     images: int = 0
+    hits: int = 0
+    judged: int = 0
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0
@@ -45,8 +49,14 @@ class State:
         self.images += images
         self.seconds += seconds
 
+    def add_hits(self, hits: int, judged: int) -> None:
+        """Count pictures whose class had the highest score, and those that were judged."""
+        self.hits += hits
+        self.judged += judged
+
     def end_epoch(self, line: dict[str, Any]) -> None:
         """Record an epoch and start counting the next."""
         self.history.append(line)
         self.epoch += 1
         self.step, self.loss_sum, self.images, self.seconds = 0, 0.0, 0, 0.0
+        self.hits, self.judged = 0, 0

@@ -81,6 +81,8 @@ _TAGS = {
     "loss/train": "train_loss",
     "loss/val": "val_loss",
     "mAP/val": "val_map",
+    "top1/train": "train_top1",
+    "top1/val": "val_top1",
     "lr/head": "lr",
     "lr/backbone": "lr_backbone",
     "images_per_second": "images_per_second",
