@@ -23,6 +23,7 @@ from PIL import Image, ImageChops, UnidentifiedImageError
 
 from manyhot.atomic import atomic_open, sha256_file
 from manyhot.data.manifest import Manifest
+from manyhot.data.pixel_image import PixelImage
 from manyhot.data.pixels import INDEX, StoredPicture, open_store, stored_picture
 from manyhot.errors import UserError
 from manyhot.progress import progress
@@ -88,7 +89,7 @@ def open_image(path: str | Path) -> Image.Image:
     """
     stored = _stored(path)
     if stored is not None and stored.store.layout == "raw":
-        return Image.fromarray(stored.content())
+        return PixelImage(stored.content())
     return _with_image(path, _rgb, stored)
 
 

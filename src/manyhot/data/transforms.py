@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 from pydantic import AfterValidator, Field
 
+from manyhot.data.pixel_image import resized_part
 from manyhot.data.preprocessing import Preprocessing
 from manyhot.registry import Part, Registry
 
@@ -72,9 +73,10 @@ class RandomResizedCrop(Augmentation):
                 break
         else:
             width, height = min(width, image.width), min(height, image.height)
-        left, top = rng.uniform(0, image.width - width), rng.uniform(0, image.height - height)
+        wide, high = max(1, round(width)), max(1, round(height))
+        left, top = int(rng.integers(image.width - wide + 1)), int(rng.integers(image.height - high + 1))
         size = (preprocessing.size, preprocessing.size)
-        return image.resize(size, preprocessing.filter, box=(left, top, left + width, top + height))
+        return resized_part(image, (left, top, left + wide, top + high), size, preprocessing.filter)
 
 
 @augmentations.register("random_shift")
