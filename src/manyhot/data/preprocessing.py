@@ -108,4 +108,4 @@ class Preprocessing(BaseModel):
         rows = images.movedim(-3, -1).flatten(-2)
         width = images.shape[-1]
         mean, std = (torch.tensor(three * width, device=images.device) for three in (self.mean, self.std))
-        return rows.float().div_(255).sub_(mean).div_(std).unflatten(-1, (width, 3)).movedim(-1, -3)
+        return rows.float().div_(255).sub_(mean).div_(std).view(*rows.shape[:-1], width, 3).movedim(-1, -3)
