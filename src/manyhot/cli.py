@@ -202,9 +202,13 @@ def prepare(
     kind: Kind = None,
 ) -> None:
     """Decode and resize all pictures once, into a pixel store; or write a VOC folder."""
+    sized = {"--center-crop": center_crop, "--exact": exact is not None, "--keep-size": keep_size, "--jpeg": jpeg}
+    given = [name for name, one in (sized | {"--val-fraction": val_fraction is not None}).items() if one]
     if saved_as is SavedAs.voc:
         from manyhot.data.voc_writer import write_voc
 
+        if given:
+            raise UserError(f"a VOC folder keeps its pictures and splits; leave out {', '.join(given)}.")
         write_voc(_read(source, kind), out)
         typer.echo(f"written: {out}")
         return
@@ -212,6 +216,8 @@ def prepare(
     from manyhot.data.preparing import prepare as prepare_pixels
     from manyhot.data.resizing import Resizing
 
+    if keep_size and exact is not None:
+        raise UserError("--keep-size and --exact contradict one another.")
     resizing = Resizing(None if keep_size else size, center_crop, exact)
     how = Preparation(resizing, "jpeg" if jpeg else "raw", val_fraction, seed, on_error.value)
     typer.echo(summarize(prepare_pixels(_read(source, kind), out, how)))
