@@ -211,7 +211,7 @@ def cache_folder() -> Path:
 def _stored(path: str | Path) -> StoredPicture | None:
     """The picture of a store; None where `path` is a file's. A store that cannot be read is a damaged picture."""
     try:
-        return stored_picture(Path(path))
+        return stored_picture(path if isinstance(path, Path) else Path(path))  # parsing one anew takes time
     except UserError as error:
         raise DamagedImage(path, f"its pixel store cannot be read ({error})") from None
 

@@ -63,7 +63,7 @@ class RandomResizedCrop(Augmentation):
     ratio: Ratios = Field((3 / 4, 4 / 3), description="width / height of the part, drawn log-uniformly")
 
     def apply(self, image: Image.Image, rng: np.random.Generator, preprocessing: Preprocessing) -> Image.Image:
-        """Draw a part that fits inside; the nearest that fits after ten tries that do not."""
+        """Draw a part that fits inside, in whole pixels; the nearest that fits after ten tries that do not."""
         area = image.width * image.height
         for _ in range(10):
             target = area * rng.uniform(*self.scale)
