@@ -115,6 +115,20 @@ def test_digits_written_as_voc_read_the_same(run, tmp_path: Path, monkeypatch: p
         np.testing.assert_array_equal(ours.split(split).labels, theirs.split(split).labels[:, order])
 
 
+def test_pixels_are_prepared_verified_shown_and_trained_on(run, tiny_table: Path, tiny_recipe: Path, tmp_path: Path):
+    store = tmp_path / "store"
+    said = run("data", "prepare", tiny_table, "--out", store, "--exact", 36, 30, "--jpeg", "--seed", 3)
+    assert "50 pictures (train 26, val 12, test 12), 30 x 36, " in said
+    assert "split 'train': mean [" in said
+    said = run("data", "inspect", store, "--verify")
+    assert "50 pictures match their SHA-256" in said
+    assert "Width 30 – 30 – 30, height 36 – 36 – 36" in said
+    assert f"image    {store}/pixels.parquet/7" in run("data", "show", store, "7")
+    run("train", tiny_recipe, "--data", store, "--out", tmp_path / "run", "--set", "training.epochs=1")
+    line = json.loads((tmp_path / "run" / "history.jsonl").read_text())
+    assert 0 <= line["waited"] <= 1
+
+
 def test_train_evaluate_predict(run, tiny_table: Path, tiny_recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     said = run("train", tiny_recipe, "--data", tiny_table, "--out", out, "--set", "training.epochs=1")

@@ -78,6 +78,25 @@ def test_empty_split(tiny_recipe: Path, folder: Path) -> None:
     assert not (folder / "run").exists()
 
 
+def test_options_of_a_store_that_do_not_go_together(folder: Path) -> None:
+    prepare = ("data", "prepare", folder / "table.csv", "--out", folder / "out")
+    refused(manyhot(*prepare, "--as", "voc", "--jpeg", "--center-crop"), "leave out --center-crop, --jpeg")
+    refused(manyhot(*prepare, "--exact", "9", "9", "--keep-size"), "contradict")
+    refused(manyhot(*prepare, "--keep-size", "--center-crop"), "a centre crop goes with a shorter side")
+    refused(manyhot(*prepare, "--val-fraction", "0.5"), "a split 'val' already")
+    refused(manyhot("data", "inspect", folder / "table.csv", "--verify"), "no pixel store", "decoded without --verify")
+    assert not (folder / "out").exists()
+
+
+def test_a_store_with_a_flipped_byte(folder: Path) -> None:
+    assert manyhot("data", "prepare", folder / "table.csv", "--out", folder / "out").returncode == 0
+    shard = folder / "out" / "pixels-00000.bin"
+    pixels = bytearray(shard.read_bytes())
+    pixels[len(pixels) // 2] ^= 4
+    shard.write_bytes(pixels)
+    refused(manyhot("data", "inspect", folder / "out", "--verify"), "pixels.parquet/5: its pixels do not match")
+
+
 def test_unknown_class_in_xml(tiny_recipe: Path, tmp_path: Path) -> None:
     refused(manyhot("data", "prepare", "nothing", "--out", tmp_path / "voc"), "no source of that name")
     voc = tmp_path / "VOC2012"

@@ -51,6 +51,7 @@ class Method(StrEnum):
 class SavedAs(StrEnum):
     """Layouts that `data prepare` writes."""
 
+    pixels = "pixels"
     voc = "voc"
 
 
@@ -153,6 +154,7 @@ def recipes(
 def inspect(
     source: Source,
     split: Annotated[str | None, typer.Option(help="This split alone.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Compare a pixel store with its sums first.")] = False,
     kind: Kind = None,
 ) -> None:
     """Count classes and splits; find damaged pictures, and pictures that two splits share."""
@@ -160,7 +162,10 @@ def inspect(
 
     from manyhot.data.inspection import describe
     from manyhot.data.inspection import inspect as inspect_manifest
+    from manyhot.data.pixels import verify as verify_store
 
+    if verify:
+        typer.echo(f"{verify_store(source):,} pictures match their SHA-256")
     manifest = _read(source, kind)
     Console().print(describe(inspect_manifest(manifest.split(split) if split else manifest)))
 
@@ -201,16 +206,44 @@ def show(
 @data_app.command()
 def prepare(
     source: Source,
-    out: Annotated[Path, typer.Option(help="The folder to make.")],
-    saved_as: Annotated[SavedAs, typer.Option("--as", help="Layout to write.")] = SavedAs.voc,
+    out: Annotated[Path, typer.Option(help="The folder to make, or to continue.")],
+    size: Annotated[int, typer.Option(help="Shorter side of the stored pictures, pixels.")] = 256,
+    center_crop: Annotated[bool, typer.Option("--center-crop", help="Keep the centre square only.")] = False,
+    exact: Annotated[
+        tuple[int, int] | None, typer.Option(metavar="H W", help="Height and width, in place of --size.")
+    ] = None,
+    keep_size: Annotated[bool, typer.Option("--keep-size", help="Store pictures as large as they are.")] = False,
+    jpeg: Annotated[bool, typer.Option("--jpeg", help="Store JPEG files, where disk matters.")] = False,
+    val_fraction: Annotated[
+        float | None, typer.Option(help="Share of the train split that becomes the split val; by default none.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of that choice.")] = 0,
+    on_error: Annotated[OnError, typer.Option(help="Pictures that cannot be read: stop, or leave out.")] = OnError.stop,
+    saved_as: Annotated[SavedAs, typer.Option("--as", help="What to write: a pixel store or a VOC folder.")] = (
+        SavedAs.pixels
+    ),
     kind: Kind = None,
 ) -> None:
-    """Write a source out in another layout."""
-    from manyhot.data.voc_writer import write_voc
+    """Decode and resize all pictures once, into a pixel store; or write a VOC folder."""
+    sized = {"--center-crop": center_crop, "--exact": exact is not None, "--keep-size": keep_size, "--jpeg": jpeg}
+    given = [name for name, one in (sized | {"--val-fraction": val_fraction is not None}).items() if one]
+    if saved_as is SavedAs.voc:
+        from manyhot.data.voc_writer import write_voc
 
-    assert saved_as is SavedAs.voc
-    write_voc(_read(source, kind), out)
-    typer.echo(f"written: {out}")
+        if given:
+            raise UserError(f"a VOC folder keeps its pictures and splits; leave out {', '.join(given)}.")
+        write_voc(_read(source, kind), out)
+        typer.echo(f"written: {out}")
+        return
+    from manyhot.data.preparing import Preparation, summarize
+    from manyhot.data.preparing import prepare as prepare_pixels
+    from manyhot.data.resizing import Resizing
+
+    if keep_size and exact is not None:
+        raise UserError("--keep-size and --exact contradict one another.")
+    resizing = Resizing(None if keep_size else size, center_crop, exact)
+    how = Preparation(resizing, "jpeg" if jpeg else "raw", val_fraction, seed, on_error.value)
+    typer.echo(summarize(prepare_pixels(_read(source, kind), out, how)))
 
 
 @data_app.command()

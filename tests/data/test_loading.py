@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from manyhot.data.loading import AHEAD, Batch, EvaluationBatches, Loader, Pictures, TrainingBatches
+from manyhot.data.manifest import Manifest, Row
+from manyhot.data.preparing import Preparation, prepare
 from manyhot.data.preprocessing import Preprocessing
+from manyhot.data.resizing import Resizing
 from manyhot.data.transforms import augmentations
 from manyhot.recipe import Input
 
@@ -75,6 +78,19 @@ def test_batches_are_the_same_whatever_the_workers(files):
     assert same(first, again)
     assert same(second[2:], tail)
     assert not same(first, second)
+
+
+def test_batches_from_a_store_are_the_same_whatever_the_workers_and_as_from_the_files(files, tmp_path):
+    rows = [Row(str(i), file.name, "train", LABELS[i]) for i, file in enumerate(files)]
+    manifest = Manifest.from_rows(files[0].parent, ["a", "b", "c"], rows, label_rule="")
+    stored = prepare(manifest, tmp_path / "store", Preparation(Resizing(None))).manifest.paths
+    batches = TrainingBatches(N, 3, seed=5)
+    found = []
+    for paths, workers in ((files, 0), (stored, 0), (stored, 1), (stored, 3)):
+        loader = Loader(Pictures(paths, LABELS, RULES, PARTS, seed=7), batches, workers)
+        batches.start(1, 0)
+        found.append(list(loader))
+    assert all(same(found[0], one) for one in found[1:])
 
 
 def test_a_batch_is_what_its_keys_say(files):

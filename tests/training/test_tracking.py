@@ -20,6 +20,7 @@ LINE = {
     "lr": 0.125,
     "lr_backbone": None,
     "images_per_second": 64.0,
+    "waited": 0.25,
     "val_ap": {"cat": 0.5, "potted plant": None},
 }
 
@@ -69,6 +70,7 @@ def test_events_hold_every_number_and_no_missing_one(tmp_path: Path):
         "mAP/val": {2: 0.75},
         "lr/head": {2: 0.125},
         "images_per_second": {2: 64.0},
+        "waited": {2: 0.25},
         "AP/cat": {2: 0.5},
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 import re
@@ -20,8 +21,10 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, UnidentifiedImageError
 
-from manyhot.atomic import atomic_open
+from manyhot.atomic import atomic_open, sha256_file
 from manyhot.data.manifest import Manifest
+from manyhot.data.pixel_image import PixelImage
+from manyhot.data.pixels import INDEX, StoredPicture, open_store, stored_picture
 from manyhot.errors import UserError
 from manyhot.progress import progress
 
@@ -75,7 +78,7 @@ class DamagedImage(UserError):  # noqa: N818 - it names the picture, and reads w
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """Decode a picture file to 8-bit RGB as it is meant to be seen.
+    """Decode a picture file to 8-bit RGB as it is meant to be seen; a picture of a pixel store is there already.
 
     EXIF orientation is applied; transparency lies on white; of several frames the first is taken. 16-bit grey is
     divided by 257. 32-bit integers and floats tell no range, so theirs is taken from the picture: 0…1 (floats only)
@@ -84,7 +87,10 @@ def open_image(path: str | Path) -> Image.Image:
     Raises:
         DamagedImage: missing, empty, truncated, more than MAX_PIXELS pixels, or no picture that Pillow can read.
     """
-    return _with_image(path, _rgb)
+    stored = _stored(path)
+    if stored is not None and stored.store.layout == "raw":
+        return PixelImage(stored.content())
+    return _with_image(path, _rgb, stored)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -93,15 +99,61 @@ def image_size(path: str | Path) -> tuple[int, int]:
     Raises:
         DamagedImage: as `open_image`, as far as the header tells.
     """
-    return _with_image(path, _displayed_size)
+    stored = _stored(path)
+    return _with_image(path, _displayed_size) if stored is None else stored.size
+
+
+def content_digest(path: Path) -> str:
+    """SHA-256 of a picture file's content, or of the pixels of a picture in a store: the name of what it shows.
+
+    Raises:
+        DamagedImage: missing, or cannot be read.
+    """
+    stored = _stored(path)
+    if stored is not None:
+        return stored.digest
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise DamagedImage(path, _reason(path, error)) from None
+
+
+def content_length(path: Path) -> int:
+    """Bytes of a picture file, or of a picture in a store: those of one content have one length.
+
+    Raises:
+        DamagedImage: missing, or cannot be read.
+    """
+    stored = _stored(path)
+    if stored is not None:
+        return int(stored.store.bytes_N[stored.number])
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise DamagedImage(path, _reason(path, error)) from None
+
+
+def is_present(path: Path) -> bool:
+    """Whether there is a file at `path`, or a picture of a store."""
+    try:
+        return _stored(path) is not None or path.is_file()
+    except DamagedImage:
+        return False
 
 
 def check_images(paths: Sequence[Path], workers: int | None = None) -> list[DamagedImage]:
     """Decode every file once, on all cores, and return the damaged ones in the order of `paths`.
 
     Sound files are remembered in the user's cache folder by path, size and modification time, so a second run takes
-    no time. `workers` is the number of threads, by default the number of cores.
+    no time. Pictures of a pixel store were decoded when it was made; that its files are whole is checked, and
+    `manyhot data inspect --verify` reads them. `workers` is the number of threads, by default the number of cores.
+
+    Raises:
+        UserError: a pixel store that is not whole.
     """
+    for index in {path.parent for path in paths if path.parent.name == INDEX}:
+        open_store(index)
+    paths = [path for path in paths if path.parent.name != INDEX]
     sound = _SoundFiles(cache_folder() / "sound-images")
     keys = [_file_key(path) for path in paths]
     unknown = [(path, key) for path, key in zip(paths, keys, strict=True) if key not in sound]
@@ -156,10 +208,19 @@ def cache_folder() -> Path:
     return Path.home() / ".cache" / "manyhot"
 
 
-def _with_image(path: str | Path, use: Callable[[Image.Image], T]) -> T:
+def _stored(path: str | Path) -> StoredPicture | None:
+    """The picture of a store; None where `path` is a file's. A store that cannot be read is a damaged picture."""
+    try:
+        return stored_picture(path if isinstance(path, Path) else Path(path))  # parsing one anew takes time
+    except UserError as error:
+        raise DamagedImage(path, f"its pixel store cannot be read ({error})") from None
+
+
+def _with_image(path: str | Path, use: Callable[[Image.Image], T], stored: StoredPicture | None = None) -> T:
     """`use` of the opened, not yet decoded image; whatever goes wrong in there becomes a DamagedImage."""
     try:
-        with _pillow_quiet(), Image.open(path, formats=_formats()) as image:
+        source = path if stored is None else io.BytesIO(stored.content().data)
+        with _pillow_quiet(), Image.open(source, formats=_formats()) as image:
             _refuse_large(image)
             return use(image)
     except Exception as error:  # noqa: BLE001 - on a damaged file a decoder may raise anything
@@ -186,7 +247,7 @@ def _reason(path: str | Path, error: Exception) -> str:
         pixels = re.search(r"\d+", str(error))
         size = f": {int(pixels[0]) / 1e6:.0f} megapixels, the limit is {MAX_PIXELS / 1e6:.0f}" if pixels else ""
         return f"too large{size}"
-    if not Path(path).stat().st_size:
+    if Path(path).is_file() and not Path(path).stat().st_size:
         return "the file is empty"
     if isinstance(error, UnidentifiedImageError):
         return "not an image of a known format"

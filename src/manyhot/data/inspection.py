@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from manyhot.atomic import sha256_file
-from manyhot.data.images import DamagedImage, check_images, image_size
+from manyhot.data.images import DamagedImage, check_images, content_digest, content_length, image_size
 from manyhot.data.manifest import Manifest
 from manyhot.progress import track
 
@@ -211,8 +210,8 @@ def _copies(manifest: Manifest) -> tuple[Copies, ...]:
     paths = manifest.paths
     for row, path in enumerate(paths):
         try:
-            by_length[path.stat().st_size].append(row)
-        except OSError:
+            by_length[content_length(path)].append(row)
+        except DamagedImage:
             continue
     rows = [row for group in by_length.values() if len(group) > 1 for row in group]
     by_digest: dict[str, list[int]] = defaultdict(list)
@@ -228,8 +227,8 @@ def _copies(manifest: Manifest) -> tuple[Copies, ...]:
 
 def _digest(path: Path) -> str | None:
     try:
-        return sha256_file(path)
-    except OSError:
+        return content_digest(path)
+    except DamagedImage:
         return None
 
 

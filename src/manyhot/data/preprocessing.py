@@ -96,7 +96,16 @@ class Preprocessing(BaseModel):
         return image.resize((self.size, self.size), self.filter, box=box)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Bytes [..., 3, H, W] in 0…255 to float32 of mean 0 and standard deviation 1, on the device where they lie."""
-        mean = torch.tensor(self.mean, device=images.device).view(3, 1, 1)
-        std = torch.tensor(self.std, device=images.device).view(3, 1, 1)
-        return images.float().div_(255).sub_(mean).div_(std)
+        """Bytes [..., 3, H, W] in 0…255 to float32 of mean 0 and standard deviation 1, on the device where they lie.
+
+        The result lies in memory as the bytes do.
+        """
+        if images.stride(-3) != 1:
+            mean = torch.tensor(self.mean, device=images.device).view(3, 1, 1)
+            std = torch.tensor(self.std, device=images.device).view(3, 1, 1)
+            return images.float().div_(255).sub_(mean).div_(std)
+        # Channels last: three numbers repeated along whole rows take less than half the time of steps of three.
+        rows = images.movedim(-3, -1).flatten(-2)
+        width = images.shape[-1]
+        mean, std = (torch.tensor(three * width, device=images.device) for three in (self.mean, self.std))
+        return rows.float().div_(255).sub_(mean).div_(std).view(*rows.shape[:-1], width, 3).movedim(-1, -3)

@@ -130,7 +130,9 @@ def _write_jpeg(source: Path, target: Path) -> None:
 
 
 def _plain_jpeg(path: Path) -> bool:
-    """Whether a sound picture file is a JPEG that every reader shows alike."""
+    """Whether a sound picture is a JPEG file that every reader shows alike."""
+    if not path.is_file():
+        return False  # a picture of a pixel store
     with Image.open(path) as image:
         if image.format != "JPEG" or image.mode not in ("RGB", "L"):
             return False

@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from manyhot.atomic import atomic_open, sha256_file, write_text
-from manyhot.data.images import DamagedImage
+from manyhot.atomic import atomic_open, write_text
+from manyhot.data.images import content_digest
 from manyhot.errors import UserError
 from manyhot.progress import progress
 
@@ -284,6 +284,8 @@ def _to_float16(features_ID: NDArray[np.floating[Any]], name: str | Path) -> NDA
 def digests(paths: Sequence[Path], workers: int | None = None) -> list[str]:
     """SHA-256 of each file's content, in the order of `paths`, read in threads under a progress bar.
 
+    A pixel store knows those of its pictures.
+
     Arguments:
         paths: picture files.
         workers: number of threads; None is one a core.
@@ -295,19 +297,10 @@ def digests(paths: Sequence[Path], workers: int | None = None) -> list[str]:
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool, progress(len(paths), "reading pictures") as bar:
         # In batches: a million waiting futures would hold a gigabyte, and Ctrl-C waits for one batch only.
         for start in range(0, len(paths), _HASHED_TOGETHER):
-            for digest in pool.map(_digest, paths[start : start + _HASHED_TOGETHER]):
+            for digest in pool.map(content_digest, paths[start : start + _HASHED_TOGETHER]):
                 found.append(digest)
                 bar.advance()
     return found
-
-
-def _digest(path: Path) -> str:
-    try:
-        return sha256_file(path)
-    except FileNotFoundError:
-        raise DamagedImage(path, "there is no such file") from None
-    except OSError as error:
-        raise DamagedImage(path, f"cannot be read ({error.strerror})") from None
 
 
 def store_key(**parts: Any) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from manyhot.data.images import DamagedImage, open_image
+from manyhot.data.images import DamagedImage, is_present, open_image
 from manyhot.data.manifest import Manifest
 from manyhot.predictions import Predictions
 
@@ -84,7 +84,7 @@ def thumbnails(predictions: Predictions, manifest: Manifest | None, rows: Iterab
 
 def thumbnail(path: Path | None) -> Thumbnail:
     """The picture at `path`, upright and reduced to fit THUMBNAIL; None stands for a picture that is not known."""
-    if path is None or not path.is_file():
+    if path is None or not is_present(path):
         return Thumbnail("", "missing", "no such file" if path else "not in the manifest")
     try:
         image = open_image(path)

@@ -85,13 +85,14 @@ def train_epoch(
     session.trained.train()
     session.batches.start(epoch, skip=state.step)
     left = max(0, len(session.train) - state.images)
-    started = time.perf_counter()
+    asked = started = time.perf_counter()
     with progress(left, f"epoch {epoch + 1}/{recipe.training.epochs}") as bar:
         for batch in loader if left else ():
+            waited = time.perf_counter() - asked
             loss = train_step(session, state, batch)
             tracker.step(state.total_steps, loss)
             now = time.perf_counter()
-            state.add_step(loss, len(batch.indices), now - started)
+            state.add_step(loss, len(batch.indices), now - started, waited)
             started = now
             bar.advance(len(batch.indices), note=f"loss {state.loss_sum / state.step:.4f}")
             watch.stop_if_asked()
@@ -100,6 +101,7 @@ def train_epoch(
             if every and state.total_steps % every == 0 and state.step < len(session.batches):
                 tracker.flush()
                 keeper.save_last(session, state)
+            asked = time.perf_counter()
 
 
 def solve_head(session: Session, loader: FeatureLoader, solver: Solver, state: State, watch: SignalWatch) -> None:
@@ -190,6 +192,7 @@ def evaluate_epoch(session: Session, loader: Iterable[Batch], state: State, watc
         "lr_backbone": rates.get("backbone"),
         "seconds": round(state.seconds, 3),
         "images_per_second": round(state.images / state.seconds, 2) if state.seconds else None,
+        "waited": round(state.waited / state.seconds, 4) if state.seconds else None,
     }
 
 
@@ -201,7 +204,7 @@ def describe(line: dict[str, Any]) -> str:
     return (
         f"epoch {line['epoch']}: train loss {line['train_loss']:.4f}, val loss {line['val_loss']:.4f}, "
         f"val mAP {mean} over {line['val_map_classes']} classes{top1}, {rate}"
-        f"{line['images_per_second'] or 0:.1f} images/s"
+        f"{line['images_per_second'] or 0:.1f} images/s, {line['waited'] or 0:.0%} of the time spent waiting for them"
     )
 
 

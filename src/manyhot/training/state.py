@@ -20,6 +20,7 @@ class State:
         hits: those whose class had the highest score, in tasks of one class a picture.
         judged: pictures of a known class among them, hit or missed.
         seconds: time spent in this epoch's steps.
+        waited: seconds of these in which the next batch was not ready.
         history: one line an epoch.
         best_epoch: the epoch of the best weights, from 1; 0 before the first.
         best_value: what it was chosen by.
@@ -33,6 +34,7 @@ class State:
     hits: int = 0
     judged: int = 0
     seconds: float = 0.0
+    waited: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0
     best_value: float = -math.inf
@@ -41,13 +43,14 @@ class State:
         """Plain values."""
         return asdict(self)
 
-    def add_step(self, loss: float, images: int, seconds: float) -> None:
-        """Count a step."""
+    def add_step(self, loss: float, images: int, seconds: float, waited: float = 0.0) -> None:
+        """Count a step; `waited` of its seconds were spent waiting for the batch."""
         self.step += 1
         self.total_steps += 1
         self.loss_sum += loss
         self.images += images
         self.seconds += seconds
+        self.waited += waited
 
     def add_hits(self, hits: int, judged: int) -> None:
         """Count pictures whose class had the highest score, and those that were judged."""
@@ -58,5 +61,5 @@ class State:
         """Record an epoch and start counting the next."""
         self.history.append(line)
         self.epoch += 1
-        self.step, self.loss_sum, self.images, self.seconds = 0, 0.0, 0, 0.0
+        self.step, self.loss_sum, self.images, self.seconds, self.waited = 0, 0.0, 0, 0.0, 0.0
         self.hits, self.judged = 0, 0

@@ -86,4 +86,5 @@ _TAGS = {
     "lr/head": "lr",
     "lr/backbone": "lr_backbone",
     "images_per_second": "images_per_second",
+    "waited": "waited",
 }

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from manyhot.data.manifest import Manifest, is_manifest
+from manyhot.data.pixels import MANIFEST, UNFINISHED
 from manyhot.data.sources import Difficult, source
 from manyhot.errors import UserError
 
@@ -14,19 +15,25 @@ log = logging.getLogger("manyhot")
 
 @source("prepared")
 class Prepared:
-    """a manifest.parquet that manyhot wrote, or a prepared folder that holds one."""
+    """a manifest.parquet that manyhot wrote, or a folder that holds one: a pixel store, a run."""
 
     def recognises(self, text: str) -> bool:
-        """Whether the file, or manifest.parquet in the folder, is a manifest of ours."""
-        return is_manifest(_file(text))
+        """Whether the file, or manifest.parquet in the folder, is a manifest of ours, or is going to be."""
+        return is_manifest(_file(text)) or _is_unfinished(text)
 
     def read(self, text: str, *, difficult: Difficult) -> Manifest:
         """Load the manifest; its labels stay as they were made.
 
         Raises:
-            UserError: no manifest there.
+            UserError: no manifest there, or not yet.
         """
         file = _file(text)
+        if _is_unfinished(text):
+            raise UserError(
+                "this pixel store is not whole: its preparation was stopped.",
+                file=text,
+                remedy="Give the same `manyhot data prepare` again to go on.",
+            )
         if not file.is_file():
             raise UserError(
                 "there is no such manifest.", file=file, remedy="A run folder of `manyhot train` holds one."
@@ -40,6 +47,10 @@ class Prepared:
         return manifest
 
 
+def _is_unfinished(text: str) -> bool:
+    return (Path(text) / UNFINISHED).is_dir() and not (Path(text) / MANIFEST).is_file()
+
+
 def _file(text: str) -> Path:
     path = Path(text)
-    return path / "manifest.parquet" if path.is_dir() else path
+    return path / MANIFEST if path.is_dir() else path

@@ -10,6 +10,7 @@ from PIL import Image
 from pydantic import Field
 
 from manyhot.data.crops import scaled
+from manyhot.data.pixel_image import resized_part
 from manyhot.data.preprocessing import Preprocessing
 from manyhot.data.transforms.augmentation import Augmentation, Ratios, Shares, augmentations
 
@@ -47,7 +48,7 @@ class RandomResizedCrop(Augmentation):
     ratio: Ratios = Field((3 / 4, 4 / 3), description="width / height of the part, drawn log-uniformly")
 
     def apply(self, image: Image.Image, rng: np.random.Generator, preprocessing: Preprocessing) -> Image.Image:
-        """Draw a part that fits inside; the nearest that fits after ten tries that do not."""
+        """Draw a part that fits inside, in whole pixels; the nearest that fits after ten tries that do not."""
         area = image.width * image.height
         for _ in range(10):
             target = area * rng.uniform(*self.scale)
@@ -57,6 +58,7 @@ class RandomResizedCrop(Augmentation):
                 break
         else:
             width, height = min(width, image.width), min(height, image.height)
-        left, top = rng.uniform(0, image.width - width), rng.uniform(0, image.height - height)
+        wide, high = max(1, round(width)), max(1, round(height))
+        left, top = int(rng.integers(image.width - wide + 1)), int(rng.integers(image.height - high + 1))
         size = (preprocessing.size, preprocessing.size)
-        return image.resize(size, preprocessing.filter, box=(left, top, left + width, top + height))
+        return resized_part(image, (left, top, left + wide, top + high), size, preprocessing.filter)

@@ -1,0 +1,529 @@
+"""`manyhot data prepare`: any source as a pixel store, on all cores, to be continued after a kill."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+import shutil
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from filelock import FileLock, Timeout
+from PIL import Image
+
+from manyhot.atomic import atomic_path, write_text
+from manyhot.data.images import DamagedImage, content_digest, image_size, open_image
+from manyhot.data.manifest import BOX, Box, Manifest
+from manyhot.data.pixels import INDEX, INFO, MANIFEST, SUMS, UNFINISHED, Layout, picture_digest, sums_text, write_index
+from manyhot.data.resizing import Resizing
+from manyhot.errors import UserError
+from manyhot.progress import Bar, progress
+
+log = logging.getLogger("manyhot")
+
+TRAIN, VALIDATION = "train", "val"
+JPEG_QUALITY = 90
+
+_FORMAT = 1
+# A kill loses at most the shard in writing; every shard that is read holds a file open.
+_SHARD_PICTURES, _MOST_SHARDS = 256, 256
+_SAMPLED = 16
+
+_PIECE: dict[str, Any] = {
+    "id": pl.String,
+    "stamp": pl.String,
+    "reason": pl.String,
+    "bytes": pl.Int64,
+    "height": pl.Int32,
+    "width": pl.Int32,
+    "source_height": pl.Int32,
+    "source_width": pl.Int32,
+    "sha256": pl.Binary,
+    "sums": pl.List(pl.Int64),
+    "squares": pl.List(pl.Int64),
+}
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How a store is to be made.
+
+    Arguments:
+        resizing: of every picture.
+        layout: "raw" keeps uint8 pixels, "jpeg" keeps them as JPEG of quality 90.
+        val_fraction: share of the train split that becomes the validation split, the same of every label combination;
+            None leaves the splits as they are.
+        seed: of that choice.
+        on_error: damaged pictures: "stop" lists them and leaves no store, "skip" leaves them out.
+    """
+
+    resizing: Resizing = field(default_factory=Resizing)
+    layout: Layout = "raw"
+    val_fraction: float | None = None
+    seed: int = 0
+    on_error: Literal["stop", "skip"] = "stop"
+
+    def settings(self) -> dict[str, Any]:
+        """All that changes the store, for JSON."""
+        return {
+            "layout": self.layout,
+            **self.resizing.settings(),
+            "val_fraction": self.val_fraction,
+            "seed": self.seed if self.val_fraction is not None else None,
+        }
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A store that was made.
+
+    Arguments:
+        manifest: its pictures.
+        info: what prepared.json says.
+        damaged: pictures that were left out.
+    """
+
+    manifest: Manifest
+    info: dict[str, Any]
+    damaged: tuple[DamagedImage, ...]
+
+
+def prepare(
+    manifest: Manifest, folder: Path, how: Preparation | None = None, *, workers: int | None = None
+) -> Prepared:
+    """Write all pictures of a Manifest into a pixel store.
+
+    Killed at any moment, the same call goes on where it was, but for the shard in writing (256 pictures, or 1/256 of
+    all where that is more). `manifest.parquet` comes last: without it there is no store.
+
+    Arguments:
+        manifest: any splits.
+        folder: absent, empty, or what an earlier call left.
+        how: the settings.
+        workers: threads; None is one a core.
+
+    Raises:
+        UserError: the folder holds something else, the disk is too small or full, damaged pictures unless they are to
+            be skipped, or no picture is left.
+    """
+    how = how or Preparation()
+    prepared = _with_validation(manifest, how)
+    job = {"format": _FORMAT, "settings": how.settings(), "source": _source_digest(prepared)}
+    _refuse_other_content(folder)
+    try:
+        with _locked(folder):
+            if (folder / MANIFEST).exists():
+                return _finished(folder, job)
+            _start(folder, job)
+            _refuse_small_disk(prepared, folder, how)
+            pieces = _write_shards(prepared, folder, how, workers)
+            return _finish(prepared, folder, how, job, pieces)
+    except OSError as error:
+        raise UserError(
+            f"the store cannot be written ({error.strerror or error}); it is not whole, and cannot be opened.",
+            file=folder,
+            remedy="Make room, and give the same command again to go on, or delete the folder.",
+        ) from None
+
+
+def summarize(prepared: Prepared) -> str:
+    """What was made, for people."""
+    info, folder = prepared.info, prepared.manifest.root
+    splits = ", ".join(f"{split} {count:,}" for split, count in info["splits"].items())
+    lines = [f"written: {folder}, {info['pictures']:,} pictures ({splits}), {info['resized']}, {_size(info['bytes'])}"]
+    if prepared.damaged:
+        lines.append(f"left out {len(prepared.damaged)} pictures that cannot be read:")
+        lines += [f"  {fault}" for fault in prepared.damaged]
+    if info["boxes_cut_off"]:
+        lines.append(f"boxes outside the centre square, left out: {info['boxes_cut_off']:,}")
+    if info["mean"] is not None:
+        lines.append(f"split '{TRAIN}': mean {info['mean']}, std {info['std']} (R, G, B; 0 to 1)")
+    return "\n".join(lines)
+
+
+def _with_validation(manifest: Manifest, how: Preparation) -> Manifest:
+    if how.val_fraction is None:
+        return manifest
+    if not 0 < how.val_fraction < 1:
+        raise UserError(f"a share of {how.val_fraction:g} for validation is none; it lies between 0 and 1.")
+    if VALIDATION in manifest.splits:
+        raise UserError(
+            f"the data have a split '{VALIDATION}' already.", file=manifest.root, remedy="Leave out --val-fraction."
+        )
+    manifest.split(TRAIN)
+    return manifest.with_validation(TRAIN, VALIDATION, how.val_fraction, how.seed)
+
+
+def _source_digest(manifest: Manifest) -> str:
+    table = manifest.table
+    digest = hashlib.sha256(str(manifest.root.resolve()).encode(errors="surrogateescape"))
+    for column in ("id", "image", "split"):
+        digest.update("\0".join(table[column]).encode(errors="surrogateescape") + b"\0\0")
+    digest.update(json.dumps(manifest.classes).encode() + manifest.labels.tobytes())
+    return digest.hexdigest()
+
+
+def _refuse_other_content(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise UserError("this is a file, not a folder.", file=folder)
+    if not folder.is_dir() or (folder / UNFINISHED).is_dir() or (folder / INFO).is_file():
+        return
+    if any(entry.name != ".lock" for entry in folder.iterdir()):
+        raise UserError("the folder is not empty.", file=folder, remedy="Name a new one, or empty it first.")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError("another process is preparing this folder.", file=folder, remedy="Wait for it.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _finished(folder: Path, job: dict[str, Any]) -> Prepared:
+    """What an earlier call made, if by the same settings and of the same source."""
+    info = json.loads((folder / INFO).read_text(encoding="utf-8"))
+    if info["job"] != job:
+        raise UserError(
+            "the folder holds a store of other settings or other data.",
+            file=folder,
+            remedy="Name a new one, or delete it first.",
+        )
+    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+    damaged = tuple(DamagedImage(Path(one["file"]), one["reason"]) for one in info["damaged"])
+    return Prepared(Manifest.load(folder / MANIFEST), info, damaged)
+
+
+def _start(folder: Path, job: dict[str, Any]) -> None:
+    """Note the settings, or compare them with those of the call that is continued."""
+    noted = folder / UNFINISHED / "job.json"
+    if not noted.is_file():
+        write_text(noted, json.dumps(job))
+        return
+    # Pictures may come and go meanwhile: every shard is compared with its source by itself.
+    former = json.loads(noted.read_text(encoding="utf-8"))
+    if (former["format"], former["settings"]) != (job["format"], job["settings"]):
+        was, now = former["settings"], job["settings"]
+        changed = ", ".join(f"{key} was {was.get(key)}, is {now[key]}" for key in now if was.get(key) != now[key])
+        raise UserError(
+            f"the folder holds an unfinished store of other settings ({changed or 'another version'}).",
+            file=folder,
+            remedy="Give the command it was begun with, or delete the folder.",
+        )
+
+
+def _refuse_small_disk(manifest: Manifest, folder: Path, how: Preparation) -> None:
+    """Say how large the store will be, and stop where the disk is smaller."""
+    pixels = _stored_pixels(manifest, how.resizing)
+    raw = 3 * pixels
+    as_jpeg = round(pixels * _jpeg_bytes_a_pixel(manifest, how.resizing)) if how.layout == "jpeg" else None
+    need = raw if as_jpeg is None else as_jpeg
+    there = sum(file.stat().st_size for file in folder.glob("pixels-*.bin"))
+    free = shutil.disk_usage(folder).free
+    log.info(
+        "%s: %d pictures, %s, %s%s; %s free",
+        folder, len(manifest), how.resizing.describe(), "about " if as_jpeg is not None else "", _size(need),
+        _size(free),
+    )  # fmt: skip
+    if need > free + there:
+        advice = "" if how.layout == "jpeg" else " --jpeg takes about a tenth."
+        raise UserError(
+            f"the store takes {_size(need)}, and the disk has {_size(free)} free.",
+            file=folder,
+            remedy=f"Make room, or give a smaller --size.{advice}",
+        )
+
+
+def _stored_pixels(manifest: Manifest, resizing: Resizing) -> int:
+    """Pixels of all stored pictures, from the sizes in the manifest, else in the files' headers."""
+    known = list(zip(manifest.table["width"], manifest.table["height"], manifest.paths, strict=True))
+
+    def one(item: tuple[int | None, int | None, Path]) -> int:
+        width, height, path = item
+        if width is None or height is None:
+            try:
+                width, height = image_size(path)
+            except DamagedImage:
+                return 0
+        place = resizing.place(width, height)
+        return place.width * place.height
+
+    with ThreadPoolExecutor() as pool, progress(len(known), "measuring") as bar:
+        total = 0
+        for pixels in pool.map(one, known):
+            total += pixels
+            bar.advance()
+    return total
+
+
+def _jpeg_bytes_a_pixel(manifest: Manifest, resizing: Resizing) -> float:
+    """Of some pictures spread over the manifest."""
+    rows = np.linspace(0, len(manifest) - 1, min(_SAMPLED, len(manifest))).astype(int)
+    size = pixels = 0
+    for row in rows:
+        try:
+            image = open_image(manifest.paths[row])
+        except DamagedImage:
+            continue
+        stored = resizing.place(*image.size).picture(image)
+        size += len(_jpeg(stored))
+        pixels += stored.width * stored.height
+    return size / pixels if pixels else 1.0
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def _shards(n: int) -> list[range]:
+    """The rows of each shard."""
+    step = max(_SHARD_PICTURES, -(-n // _MOST_SHARDS))
+    return [range(start, min(start + step, n)) for start in range(0, n, step)]
+
+
+def _shard_file(folder: Path, shard: int) -> Path:
+    return folder / f"pixels-{shard:05d}.bin"
+
+
+def _write_shards(manifest: Manifest, folder: Path, how: Preparation, workers: int | None) -> list[pl.DataFrame]:
+    """Write every shard that is not there yet; what is known of the pictures of each."""
+    pieces: list[pl.DataFrame] = []
+    ids, paths = manifest.ids, manifest.paths
+    with (
+        ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool,
+        progress(len(manifest), "preparing pictures") as bar,
+    ):
+        for shard, rows in enumerate(_shards(len(manifest))):
+            stamps = list(pool.map(_stamp, [paths[row] for row in rows]))
+            noted = folder / UNFINISHED / f"{shard:05d}.parquet"
+            piece = _kept(noted, _shard_file(folder, shard), [ids[row] for row in rows], stamps)
+            if piece is not None:
+                bar.advance(len(rows))
+            else:
+                noted.unlink(missing_ok=True)  # before the shard it speaks of is written anew
+                items = [(ids[row], paths[row], stamp) for row, stamp in zip(rows, stamps, strict=True)]
+                piece = _write_shard(items, _shard_file(folder, shard), how, pool, bar)
+                with atomic_path(noted) as temporary:
+                    piece.write_parquet(temporary)
+            pieces.append(piece)
+    return pieces
+
+
+def _stamp(path: Path) -> str:
+    """What changes when a picture does."""
+    try:
+        stat = path.stat()
+    except NotADirectoryError:  # a picture of another store
+        return content_digest(path)
+    except OSError:
+        return "missing"
+    return f"{stat.st_size} {stat.st_mtime_ns}"
+
+
+def _kept(noted: Path, shard: Path, ids: list[str], stamps: list[str]) -> pl.DataFrame | None:
+    """What an earlier call noted of a shard, if it is whole and its pictures are still the same."""
+    try:
+        piece = pl.read_parquet(noted)
+        whole = shard.stat().st_size == piece["bytes"].sum()
+    except (OSError, pl.exceptions.PolarsError):
+        return None
+    same = whole and piece["id"].to_list() == ids and piece["stamp"].to_list() == stamps
+    return piece if same else None
+
+
+def _write_shard(
+    items: list[tuple[str, Path, str]], file: Path, how: Preparation, pool: ThreadPoolExecutor, bar: Bar
+) -> pl.DataFrame:
+    rows: list[dict[str, Any]] = []
+    with atomic_path(file) as temporary, temporary.open("wb") as out:
+        for (id_, _, stamp), made in zip(items, _in_order(pool, items, how), strict=True):
+            if isinstance(made, str):
+                rows.append({"id": id_, "stamp": stamp, "reason": made, "bytes": 0})
+            else:
+                row, content = made
+                out.write(content)
+                rows.append({"id": id_, "stamp": stamp, "bytes": len(content), **row})
+            bar.advance()
+    return pl.DataFrame(rows, schema=_PIECE)
+
+
+Made = tuple[dict[str, Any], bytes | memoryview]
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, items: Iterable[tuple[str, Path, str]], how: Preparation
+) -> Iterator[Made | str]:
+    """What `_make` makes of each, few at a time: a picture may have 300 MB."""
+    waiting: deque[Future[Made | str]] = deque()
+    try:
+        for _, path, _ in items:
+            waiting.append(pool.submit(_make, path, how))
+            if len(waiting) > 4 * pool._max_workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _make(path: Path, how: Preparation) -> Made | str:
+    """A picture as it is stored, and what is noted of it; or why there is none."""
+    try:
+        image = open_image(path)
+    except DamagedImage as damage:
+        return damage.reason
+    stored = how.resizing.place(*image.size).picture(image)
+    content = np.asarray(stored) if how.layout == "raw" else np.frombuffer(_jpeg(stored), np.uint8)
+    counts = np.array(stored.histogram(), np.int64).reshape(3, 256)
+    levels = np.arange(256)
+    row = {
+        "height": stored.height,
+        "width": stored.width,
+        "source_height": image.height,
+        "source_width": image.width,
+        "sha256": picture_digest(content),
+        "sums": (counts @ levels).tolist(),
+        "squares": (counts @ levels**2).tolist(),
+    }
+    return row, content.data.cast("B")
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+def _finish(
+    manifest: Manifest, folder: Path, how: Preparation, job: dict[str, Any], pieces: list[pl.DataFrame]
+) -> Prepared:
+    """Index, report, sums and, last, the manifest."""
+    shards = [(_shard_file(folder, shard).name, int(piece["bytes"].sum())) for shard, piece in enumerate(pieces)]
+    for file in folder.glob("pixels-*.bin"):  # of a source that had more pictures when this was begun
+        if file.name not in dict(shards):
+            file.unlink()
+    noted = pl.concat(
+        piece.with_columns(
+            shard=pl.lit(shard, pl.Int32), offset=pl.col("bytes").cum_sum() - pl.col("bytes")
+        )
+        for shard, piece in enumerate(pieces)
+    )  # fmt: skip
+    damaged = tuple(
+        DamagedImage(path, reason)
+        for path, reason in zip(manifest.paths, noted["reason"], strict=True)
+        if reason is not None
+    )
+    _refuse_damaged(manifest, damaged, how)
+    sound = noted["reason"].is_null()
+    stored, lost = _stored_manifest(manifest.rows(sound), folder, noted.filter(sound), how.resizing)
+    write_index(
+        folder,
+        noted.filter(sound).select("shard", "offset", "bytes", "height", "width", "sha256"),
+        how.layout,
+        shards,
+    )
+    info = _describe(stored, noted.filter(sound), how) | {
+        "boxes_cut_off": lost,
+        "damaged": [{"file": str(fault.path), "reason": fault.reason} for fault in damaged],
+        "job": job,
+    }
+    write_text(folder / INFO, json.dumps(info, indent=1, ensure_ascii=False) + "\n")
+    waiting = folder / ".manifest.parquet"
+    stored.save(waiting)
+    write_text(folder / SUMS, sums_text(folder, {waiting.name: MANIFEST, INDEX: INDEX, INFO: INFO}))
+    with atomic_path(folder / MANIFEST) as temporary:
+        waiting.replace(temporary)
+    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+    return Prepared(stored, info, damaged)
+
+
+def _refuse_damaged(manifest: Manifest, damaged: tuple[DamagedImage, ...], how: Preparation) -> None:
+    if not damaged or (how.on_error == "skip" and len(damaged) < len(manifest)):
+        return
+    listing = "".join(f"\n  {fault}" for fault in damaged)
+    if len(damaged) == len(manifest):
+        raise UserError(f"none of the pictures can be read:{listing}\nIs the folder right?")
+    raise UserError(
+        f"{len(damaged)} of {len(manifest)} pictures cannot be read:{listing}\nMend them, or pass --on-error skip to "
+        "go on without them; the same command keeps what is done."
+    )
+
+
+def _stored_manifest(manifest: Manifest, folder: Path, noted: pl.DataFrame, resizing: Resizing) -> tuple[Manifest, int]:
+    """The Manifest of the store, and how many boxes lie outside what is kept."""
+    lost = 0
+    boxes: list[list[dict[str, Any]]] = []
+    sizes = noted.select("source_width", "source_height").iter_rows()
+    for row, (width, height) in enumerate(sizes):
+        place = resizing.place(width, height)
+        found = [place.box(box) for box in manifest.boxes(row)]
+        lost += sum(box is None for box in found)
+        boxes.append([_box_dict(box) for box in found if box is not None])
+    table = manifest.table.with_columns(
+        image=pl.Series([f"{INDEX}/{number}" for number in range(len(manifest))], dtype=pl.String),
+        width=noted["width"],
+        height=noted["height"],
+        boxes=pl.Series(boxes, dtype=pl.List(BOX)),
+    )
+    return replace(manifest, root=folder, table=table), lost
+
+
+def _box_dict(box: Box) -> dict[str, Any]:
+    fields = asdict(box)
+    return {"class": fields.pop("name"), **fields}
+
+
+def _describe(manifest: Manifest, noted: pl.DataFrame, how: Preparation) -> dict[str, Any]:
+    mean, std = statistics(noted.filter(manifest.table["split"] == TRAIN))
+    return {
+        "pictures": len(manifest),
+        "bytes": int(noted["bytes"].sum()),
+        "layout": how.layout,
+        "resized": how.resizing.describe(),
+        "categories": list(manifest.classes),
+        "splits": {split: int((manifest.table["split"] == split).sum()) for split in manifest.splits},
+        "label_rule": manifest.label_rule,
+        "mean": mean,
+        "std": std,
+    }
+
+
+def statistics(noted: pl.DataFrame) -> tuple[list[float] | None, list[float] | None]:
+    """Mean and standard deviation of R, G and B, 0…1, over all pixels of some pictures; None of none.
+
+    The sums behind them are whole numbers, so that neither order nor threads change a digit.
+
+    Arguments:
+        noted: columns height, width, sums and squares ([3] of each picture, of levels 0…255).
+    """
+    if not len(noted):
+        return None, None
+    count = sum(height * width for height, width in noted.select("height", "width").iter_rows())
+    sums, squares = (
+        [sum(triple[channel] for triple in noted[name].to_list()) for channel in range(3)]
+        for name in ("sums", "squares")
+    )
+    mean = [total / count / 255 for total in sums]
+    std = [((square * count - total**2) / count**2) ** 0.5 / 255 for total, square in zip(sums, squares, strict=True)]
+    return [round(value, 6) for value in mean], [round(value, 6) for value in std]
