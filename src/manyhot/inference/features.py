@@ -98,6 +98,8 @@ class Extraction:
             "precision": self.precision,
             "view": view,
         }
+        if model.backbone.weight_standardization:  # its settings are no tensors
+            parts["weight_standardization"] = dict(model.backbone.weight_standardization)
         if view:
             parts["seed"] = self.seed
             parts["augment"] = [part.model_dump(mode="json") | {"name": type(part).__name__} for part in self.augment]
