@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from manyhot.atomic import write_text
+from manyhot.atomic import atomic_open, write_text
 from manyhot.errors import UserError
 from manyhot.models.bundle import CONFIG, Bundle, load_bundle, save_bundle
 from manyhot.models.weight_standardization import (
@@ -111,7 +111,8 @@ def _write_run(source: Run, made: Run, setting: dict[str, str], said: str) -> No
     """What an evaluation needs beside the bundle, and where it comes from; the recipe last, for it makes a run."""
     recipe = load_recipe(str(source.recipe))
     model = recipe.model.model_copy(update={"weight_standardization": setting})
-    made.manifest.write_bytes(source.manifest.read_bytes())
+    with atomic_open(made.manifest) as file:
+        file.write(source.manifest.read_bytes())
     for theirs, ours in ((source.history, made.history), (source.environment, made.environment)):
         if theirs.exists():
             write_text(ours, theirs.read_text(encoding="utf-8"))

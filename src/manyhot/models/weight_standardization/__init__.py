@@ -21,7 +21,7 @@ __all__ = [
     "WeightStandardizedConv2d",
     "fold_weights",
     "output_difference",
+    "standardizations",
     "standardize_in_place",
     "standardize_weights",
-    "standardizations",
 ]

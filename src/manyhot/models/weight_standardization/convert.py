@@ -80,14 +80,13 @@ class StandardizationReport:
 
     def render(self) -> str:
         """Aligned plain text: a row a convolution, then the check."""
-        table = [("convolution", "mode", "BatchNorm", "least s", "median s", "largest s", "remark")]
+        table = [["convolution", "mode", "BatchNorm", "least s", "median s", "largest s", "remark"]]
         for row in self.convs:
             stds = [f"{value:.3e}" for value in row.std] if row.std else ["–"] * 3
-            table.append((row.name, row.mode, row.norm or "–", *stds, row.remark))
+            table.append([row.name, row.mode, row.norm or "–", *stds, row.remark])
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = [
-            "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in table
-        ]
+        padded = [[f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True)] for cells in table]
+        lines = ["  ".join(cells).rstrip() for cells in padded]
         if self.untraced:
             lines.append(f"not traced ({self.untraced}): each convolution was standardised by itself")
         checked = "not checked" if self.difference is None else f"largest difference {self.difference}"
@@ -167,7 +166,7 @@ def standardize_in_place(model: M, setting: Standardization) -> tuple[M, Standar
 def fold_weights(model: M) -> M:
     """A copy in ordinary layers: weights standardised once for all, and stock BatchNorms (the same in eval mode)."""
     model = copy.deepcopy(model)
-    taken = {
+    taken: dict[nn.Module, nn.Module] = {
         layer: layer.fold()
         for layer in model.modules()
         if isinstance(layer, (WeightStandardizedConv2d, ChannelEpsBatchNorm2d))
@@ -213,7 +212,7 @@ def _exchange(model: M, taken: Mapping[nn.Module, nn.Module]) -> M:
     """Put layers in the place of others, under every name that these have."""
     for holder in list(model.modules()):
         for name, layer in list(holder._modules.items()):
-            if layer in taken:
+            if layer is not None and layer in taken:
                 holder._modules[name] = taken[layer]
     root: Any = taken.get(model, model)
     return root  # type: ignore[no-any-return]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +54,7 @@ class WeightStandardizedConv2d(nn.Conv2d):
         dilation: int | tuple[int, int] = 1,
         groups: int = 1,
         bias: bool = True,
-        padding_mode: str = "zeros",
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
         device: Any = None,
         dtype: Any = None,
         *,
@@ -112,7 +112,8 @@ class WeightStandardizedConv2d(nn.Conv2d):
         """s of each filter, [O], in float32 or the weights' larger dtype."""
         weight = _at_least_float32(self.weight)
         correction = int(self.unbiased and weight[0].numel() > 1)
-        return (weight.var(dim=_FILTER, correction=correction) + self.eps).sqrt()
+        std_O: Tensor = (weight.var(dim=_FILTER, correction=correction) + self.eps).sqrt()
+        return std_O
 
     def standardized_weight(self) -> Tensor:
         """The weights that the convolution uses, [O, I / groups, h, w], in the dtype of `weight`."""
@@ -123,7 +124,8 @@ class WeightStandardizedConv2d(nn.Conv2d):
         weight = weight * scale_O.view(-1, 1, 1, 1)
         if self.mean_gain is not None:
             weight = weight + self.mean_gain.view(-1, 1, 1, 1)
-        return weight.to(self.weight.dtype)
+        standardized: Tensor = weight.to(self.weight.dtype)
+        return standardized
 
     def forward(self, x_NIHW: Tensor) -> Tensor:
         """Float [N, I, H, W] → [N, O, h, w], as `nn.Conv2d` with `standardized_weight()`."""
@@ -139,7 +141,7 @@ class WeightStandardizedConv2d(nn.Conv2d):
         return conv.train(self.training)
 
     def _current_weight(self) -> Tensor:
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if self.training or torch.is_grad_enabled() or _is_recorded():
             return self.standardized_weight()
         try:
             state = _State(self.weight, self.gain, self.mean_gain)
@@ -156,7 +158,7 @@ class WeightStandardizedConv2d(nn.Conv2d):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         self._kept = None
-        return super()._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # type: ignore[no-any-return, no-untyped-call]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": None}
@@ -170,7 +172,8 @@ class WeightStandardizedConv2d(nn.Conv2d):
             "gain": self.gain is not None,
             "mean_gain": self.mean_gain is not None,
         }
-        return f"{super().extra_repr()}, " + ", ".join(f"{name}={value}" for name, value in own.items())
+        plain = super().extra_repr()  # type: ignore[no-untyped-call]
+        return f"{plain}, " + ", ".join(f"{name}={value}" for name, value in own.items())
 
 
 class ChannelEpsBatchNorm2d(nn.BatchNorm2d):
@@ -266,6 +269,11 @@ def _settings(conv: nn.Conv2d) -> Mapping[str, Any]:
         "bias": conv.bias is not None,
         "padding_mode": conv.padding_mode,
     }
+
+
+def _is_recorded() -> bool:
+    """The forward pass is being compiled or exported: what it remembers would become a constant."""
+    return torch.compiler.is_compiling() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:
