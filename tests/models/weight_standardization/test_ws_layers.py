@@ -78,6 +78,7 @@ def test_wrong_settings_are_refused():
         WeightStandardizedConv2d(3, 4, 3, eps=-1)
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
 @settings(max_examples=60, deadline=None)
 @given(
     kernel=st.tuples(st.integers(1, 4), st.integers(1, 3)),
