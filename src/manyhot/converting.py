@@ -10,7 +10,7 @@ import torch
 
 from manyhot.atomic import atomic_open, write_text
 from manyhot.errors import UserError
-from manyhot.models.bundle import CONFIG, Bundle, load_bundle, save_bundle
+from manyhot.models.bundle import CONFIG, load_bundle, save_bundle
 from manyhot.models.weight_standardization import (
     Difference,
     StandardizationReport,
@@ -31,8 +31,8 @@ class Conversion:
 
     Arguments:
         report: one row a convolution.
-        float64: largest difference of the logits of both bundles, computed in float64.
-        float32: the same in float32, as pictures are scored.
+        float64: largest difference of the logits, where network and conversion are computed in float64: the formulas.
+        float32: of the bundle that was written, read again, in float32, as pictures are scored: what rounding adds.
         model: folder of the new bundle.
     """
 
@@ -72,19 +72,16 @@ def convert(source: str | Path, mode: str, out: str | Path) -> Conversion:
     side = bundle.config.preprocessing.size
     generator = torch.Generator().manual_seed(0)
     pictures = torch.randn(PICTURES, 3, side, side, generator=generator, dtype=torch.float64)
+    _, exact = standardize_weights(copy.deepcopy(bundle.model).double(), mode, pictures)
     converted, report = standardize_weights(bundle.model, mode, pictures.float())
+    assert exact.difference is not None
     model = bundle.config.model.model_copy(update={"weight_standardization": setting})
     config = bundle.config.model_copy(update={"model": model})
     made = Run(target)
     place = made.model if run else target
     save_bundle(place, config, converted.state_dict())
-    again = load_bundle(place)
-    conversion = Conversion(
-        report,
-        _compare(bundle, again, pictures),
-        _compare(bundle, again, pictures.float()),
-        place,
-    )
+    written = output_difference(bundle.model, load_bundle(place).model, pictures.float())
+    conversion = Conversion(report, exact.difference, written, place)
     if run:
         _write_run(run, made, setting, summarize(conversion))
     return conversion
@@ -100,11 +97,6 @@ def summarize(conversion: Conversion) -> str:
         f"  float64  {conversion.float64}",
         f"  float32  {conversion.float32}",
     ])  # fmt: skip
-
-
-def _compare(one: Bundle, other: Bundle, pictures: torch.Tensor) -> Difference:
-    models = [copy.deepcopy(bundle.model).to(pictures.dtype) for bundle in (one, other)]
-    return output_difference(models[0], models[1], pictures)
 
 
 def _write_run(source: Run, made: Run, setting: dict[str, str], said: str) -> None:

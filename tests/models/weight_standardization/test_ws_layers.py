@@ -62,9 +62,7 @@ def test_gains_multiply_and_shift_each_filter():
 def test_zero_constant_and_single_weights_have_finite_gradients():
     for shape, groups in (((4, 3, 3, 3), 1), ((4, 1, 1, 1), 4)):
         for subtract_mean in (False, True):
-            conv = WeightStandardizedConv2d(
-                shape[1] * groups, 4, shape[2], groups=groups, subtract_mean=subtract_mean
-            )
+            conv = WeightStandardizedConv2d(shape[1] * groups, 4, shape[2], groups=groups, subtract_mean=subtract_mean)
             with torch.no_grad():
                 conv.weight[0], conv.weight[1] = 0, 0.7
             conv(torch.randn(2, shape[1] * groups, 6, 6)).square().sum().backward()
@@ -171,7 +169,10 @@ def test_half_precision_and_autocast():
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_it_compiles_in_one_graph():
-    conv = nn.Sequential(WeightStandardizedConv2d(3, 4, 3, gain=True), ChannelEpsBatchNorm2d.from_norm(nn.BatchNorm2d(4), torch.full((4,), 1e-4)))
+    conv = nn.Sequential(
+        WeightStandardizedConv2d(3, 4, 3, gain=True),
+        ChannelEpsBatchNorm2d.from_norm(nn.BatchNorm2d(4), torch.full((4,), 1e-4)),
+    )
     x = torch.randn(2, 3, 8, 8)
     compiled = torch.compile(conv, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), copy.deepcopy(conv)(x))

@@ -124,12 +124,12 @@ class WeightStandardizedConv2d(nn.Conv2d):
         weight = weight * scale_O.view(-1, 1, 1, 1)
         if self.mean_gain is not None:
             weight = weight + self.mean_gain.view(-1, 1, 1, 1)
-        standardized: Tensor = weight.to(self.weight.dtype)
-        return standardized
+        return weight.to(self.weight.dtype)
 
     def forward(self, x_NIHW: Tensor) -> Tensor:
         """Float [N, I, H, W] → [N, O, h, w], as `nn.Conv2d` with `standardized_weight()`."""
-        return self._conv_forward(x_NIHW, self._current_weight(), self.bias)
+        y_NOhw: Tensor = self._conv_forward(x_NIHW, self._current_weight(), self.bias)
+        return y_NOhw
 
     def fold(self) -> nn.Conv2d:
         """The ordinary convolution of the same function, with weights of its own."""
