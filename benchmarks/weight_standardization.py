@@ -2,7 +2,8 @@
 
     python benchmarks/weight_standardization.py [--batch 16] [--side 224] [--rounds 9]
 
-The networks take turns, in an order that changes every round, and the medians are compared. In eval mode weights are
+The networks take turns, in an order that changes every round, and the medians of CPU time are compared (all threads of
+this process: other programs hardly change it; with one thread, OMP_NUM_THREADS=1, it is the time on an idle machine). In eval mode weights are
 standardised once; `every pass` standardises them in every forward pass, as training does; `folded` has ordinary
 convolutions again.
 """
@@ -31,19 +32,19 @@ MODES = ("alpha", "channel-eps", "gain", "exact-mean")
 
 
 def conversion(plain: torch.nn.Module) -> list[dict[str, object]]:
-    """Seconds of `standardize_weights`, its check on a picture of 224 px included."""
+    """CPU seconds of `standardize_weights`, its check on a picture of 224 px included."""
     rows: list[dict[str, object]] = []
     for mode in MODES:
         seconds = []
         for _ in range(3):
-            start = time.perf_counter()
+            start = time.process_time()
             _, report = standardize_weights(plain, mode)
-            seconds.append(time.perf_counter() - start)
+            seconds.append(time.process_time() - start)
         took = statistics.median(seconds)
         assert report.difference is not None
-        print(f"{mode:12} converted in {took:.2f} s, largest difference {report.difference}", flush=True)
+        print(f"{mode:12} converted in {took:.2f} CPU seconds, largest difference {report.difference}", flush=True)
         name = f"conversion of ResNet-50, {mode}"
-        rows.append({"benchmark": name, "value": round(took, 3), "unit": "s", "n": len(report.convs)})
+        rows.append({"benchmark": name, "value": round(took, 3), "unit": "CPU s", "n": len(report.convs)})
     return rows
 
 
@@ -67,9 +68,9 @@ def forward(plain: torch.nn.Module, batch: int, side: int, rounds: int) -> list[
                 for layer in networks[name].modules():
                     if isinstance(layer, WeightStandardizedConv2d):
                         layer.eval()  # forgets what it keeps
-            start = time.perf_counter()
+            start = time.process_time()
             networks[name](x)
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(time.process_time() - start)
     base = statistics.median(seconds["plain"])
     print(f"\nforward pass of {batch} pictures of {side} px, {torch.get_num_threads()} threads, {rounds} rounds")
     rows = []
@@ -78,7 +79,7 @@ def forward(plain: torch.nn.Module, batch: int, side: int, rounds: int) -> list[
         print(f"{name:12} {ours:.3f} s   {ours / base:.3f} x plain", flush=True)
         rows.append(
             {"benchmark": f"forward pass of ResNet-50, {name}", "ratio": round(ours / base, 3), "peer": "nn.Conv2d",
-             "ours": round(ours, 4), "theirs": round(base, 4), "unit": "s", "n": batch}
+             "ours": round(ours, 4), "theirs": round(base, 4), "unit": "CPU s", "n": batch}
         )  # fmt: skip
     return rows[1:]
 

@@ -61,7 +61,9 @@ def main() -> None:
     parser.add_argument("--size", type=int)
     parser.add_argument("--limit", type=int, help="pictures of each split")
     options = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.WARNING)  # of the handler: training lets its logger say more
+    logging.basicConfig(handlers=[handler])
     common = [f"input.size={options.size}"] if options.size else []
     common += [f"training.epochs={options.epochs}"] if options.epochs else []
     data = load_recipe(options.recipe).data

@@ -69,9 +69,8 @@ def draw_weight_standardization(path: Path) -> None:
             for one, other in zip(found.values(), wanted.values(), strict=True)
         ]
         drawn = axes.boxplot(channels, positions=places + shift, widths=0.34, whis=(0, 100), patch_artist=True)
-        for part, lines in drawn.items():
-            for line in lines:
-                line.set(color="white" if part == "medians" else colour, linewidth=1.2)
+        for line in sum(drawn.values(), []):
+            line.set(color=colour, linewidth=1.4)
         for box in drawn["boxes"]:
             box.set_facecolor(colour)
         axes.plot([], [], color=colour, linewidth=6, label=mode)
@@ -105,10 +104,14 @@ def _resnet_with_dead_filters(share: float) -> tuple[nn.Module, Tensor]:
 def _norm_outputs(model: nn.Module, pictures: Tensor) -> dict[str, Tensor]:
     """What each BatchNorm gives, by its name."""
     found: dict[str, Tensor] = {}
-    for name, layer in model.named_modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.register_forward_hook(lambda _layer, _inputs, output, name=name: found.update({name: output.clone()}))
+    handles = [
+        layer.register_forward_hook(lambda _layer, _inputs, output, name=name: found.update({name: output.clone()}))
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.BatchNorm2d)
+    ]
     model(pictures)
+    for handle in handles:
+        handle.remove()
     return found
 
 
