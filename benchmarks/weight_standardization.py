@@ -2,10 +2,11 @@
 
     python benchmarks/weight_standardization.py [--batch 16] [--side 224] [--rounds 9]
 
-The networks take turns, in an order that changes every round, and the medians of CPU time are compared (all threads of
-this process: other programs hardly change it; with one thread, OMP_NUM_THREADS=1, it is the time on an idle machine). In eval mode weights are
-standardised once; `every pass` standardises them in every forward pass, as training does; `folded` has ordinary
-convolutions again.
+The networks take turns, in an order that changes every round, and the medians of CPU time are compared: of all threads
+of this process, so that other programs hardly change it. With OMP_NUM_THREADS=1 it is the time on an idle machine.
+
+In eval mode weights are standardised once; `every pass` standardises them in every forward pass, as training does;
+`folded` has ordinary convolutions again.
 """
 
 from __future__ import annotations

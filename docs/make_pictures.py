@@ -6,6 +6,7 @@ Run `python docs/make_pictures.py demo/evaluation/test/report.html` after `make 
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import sys
 from pathlib import Path
@@ -57,7 +58,7 @@ def take_report(report: Path, folder: Path) -> None:
 
 
 def draw_weight_standardization(path: Path) -> None:
-    """How far each channel behind each BatchNorm of a ResNet-18 with dead filters is from its source, layer by layer."""
+    """How far each channel behind each BatchNorm of a ResNet-18 with dead filters is from its source."""
     model, pictures = _resnet_with_dead_filters(0.05)
     wanted = _norm_outputs(model, pictures)
     figure, axes = plt.subplots(figsize=(9, 4.2), layout="constrained")
@@ -69,7 +70,7 @@ def draw_weight_standardization(path: Path) -> None:
             for one, other in zip(found.values(), wanted.values(), strict=True)
         ]
         drawn = axes.boxplot(channels, positions=places + shift, widths=0.34, whis=(0, 100), patch_artist=True)
-        for line in sum(drawn.values(), []):
+        for line in itertools.chain.from_iterable(drawn.values()):
             line.set(color=colour, linewidth=1.4)
         for box in drawn["boxes"]:
             box.set_facecolor(colour)

@@ -138,7 +138,6 @@ def create_classifier(model: recipe.Model, n_classes: int, crops: int | None = 1
     backbone = create_backbone(model.backbone, model.weights, model.output_stride)
     if model.weight_standardization is not None:
         standardize_in_place(backbone, standardizations.build(model.weight_standardization))
-        backbone.weight_standardization = model.weight_standardization
     if model.frozen:
         backbone.freeze()
     head = Head(

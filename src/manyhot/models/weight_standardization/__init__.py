@@ -6,6 +6,7 @@ from manyhot.models.weight_standardization.convert import (
     StandardizationReport,
     fold_weights,
     output_difference,
+    standardization_settings,
     standardize_in_place,
     standardize_weights,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "WeightStandardizedConv2d",
     "fold_weights",
     "output_difference",
+    "standardization_settings",
     "standardizations",
     "standardize_in_place",
     "standardize_weights",

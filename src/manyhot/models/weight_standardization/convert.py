@@ -174,6 +174,13 @@ def fold_weights(model: M) -> M:
     return _exchange(model, taken)
 
 
+def standardization_settings(model: nn.Module) -> dict[str, str]:
+    """What a state dict does not say of each weight-standardised convolution, by name: `unadapted` adds no tensor."""
+    return {
+        name: layer.describe() for name, layer in model.named_modules() if isinstance(layer, WeightStandardizedConv2d)
+    }
+
+
 @torch.no_grad()
 def output_difference(before: nn.Module, after: nn.Module, *inputs: Any) -> Difference:
     """The largest difference between the outputs of two networks in eval mode, whatever mode they are in."""

@@ -163,17 +163,15 @@ class WeightStandardizedConv2d(nn.Conv2d):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": None}
 
+    def describe(self) -> str:
+        """How its weights are standardised, in one line."""
+        gains = f"gain={self.gain is not None}, mean_gain={self.mean_gain is not None}"
+        return f"subtract_mean={self.subtract_mean}, unbiased={self.unbiased}, eps={self.eps}, {gains}"
+
     def extra_repr(self) -> str:
-        """The settings of `nn.Conv2d`, and what differs from the defaults of this class."""
-        own = {
-            "subtract_mean": self.subtract_mean,
-            "unbiased": self.unbiased,
-            "eps": self.eps,
-            "gain": self.gain is not None,
-            "mean_gain": self.mean_gain is not None,
-        }
+        """The settings of `nn.Conv2d`, then its own."""
         plain = super().extra_repr()  # type: ignore[no-untyped-call]
-        return f"{plain}, " + ", ".join(f"{name}={value}" for name, value in own.items())
+        return f"{plain}, {self.describe()}"
 
 
 class ChannelEpsBatchNorm2d(nn.BatchNorm2d):

@@ -37,10 +37,8 @@ class Standardization(Part):
             mean_gain=self.mean_gain,
         )
 
-    def obstacle(self, norm: nn.BatchNorm2d) -> str | None:
+    def obstacle(self, norm: nn.BatchNorm2d) -> str | None:  # noqa: ARG002 - some ways have one
         """Why this BatchNorm cannot be adapted; None: it can."""
-        assert self.needs_norm
-        _ = norm
         return None
 
     def adapt(self, norm: nn.BatchNorm2d, s_O: Tensor) -> nn.BatchNorm2d:
