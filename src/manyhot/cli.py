@@ -398,6 +398,22 @@ def predict(
 
 
 @app.command()
+def convert(
+    model: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a bundle.")],
+    mode: Annotated[
+        str, typer.Option("--weight-standardize", help="Mode: alpha, channel-eps, gain, exact-mean or another.")
+    ],
+    out: Annotated[Path, typer.Option(help="The run folder, or bundle, to make.")],
+) -> None:
+    """Turn a trained network into a weight-standardised one of the same function."""
+    from manyhot.converting import convert as run_conversion
+    from manyhot.converting import summarize
+
+    conversion = run_conversion(model, mode, out)
+    typer.echo(f"{summarize(conversion)}\nwritten: {conversion.model}")
+
+
+@app.command()
 def features(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A run folder or a bundle, or a recipe's name or YAML file.")

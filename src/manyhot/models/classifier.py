@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from manyhot.models.crop_pooling import crop_poolings
 from manyhot.models.head import Head
 from manyhot.models.layers import render, summarize
 from manyhot.models.pooling import Pooling, poolings
+from manyhot.models.weight_standardization import standardizations, standardize_in_place
 
 Window = tuple[int, int]
 """Side of the windows that a map is pooled by, and the step between them, pixels of the input."""
@@ -48,6 +50,10 @@ class Classifier(nn.Module):
         """
         logits_NC: Tensor = self.head(self.features(images, window))
         return logits_NC
+
+    def traceable(self, images_N3HW: Tensor) -> Any:
+        """What torch.fx can follow of `forward`: the backbone; behind it there is no convolution."""
+        return self.backbone.traceable(images_N3HW)
 
     def features(self, images: Tensor | Sequence[Tensor], window: Window | None = None) -> Tensor:
         """Pooled features [N, I, D] of all crops and windows, before the head; `head(features)` gives the logits.
@@ -134,6 +140,8 @@ def create_classifier(model: recipe.Model, n_classes: int, crops: int | None = 1
             remedy="Set model.crop_pooling=max, or other input.crops.",
         )
     backbone = create_backbone(model.backbone, model.weights, model.output_stride, model.stages)
+    if model.weight_standardization is not None:
+        standardize_in_place(backbone, standardizations.build(model.weight_standardization))
     if model.frozen:
         backbone.freeze()
     head = Head(
