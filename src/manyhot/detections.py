@@ -160,13 +160,11 @@ def rows_by_pair(ids: Sequence[str], names: Sequence[str]) -> dict[tuple[str, st
 def _fault(names: Sequence[str], numbers_M5: NDArray[np.float32], classes: Sequence[str]) -> tuple[int, str] | None:
     """The first faulty row and what is wrong there."""
     known = set(classes)
-    finite = np.isfinite(numbers_M5).all(axis=1).tolist()
-    sized = (numbers_M5[:, 3:] > numbers_M5[:, 1:3]).all(axis=1).tolist()
-    for row, name in enumerate(names):
+    for row, (name, numbers_5) in enumerate(zip(names, numbers_M5, strict=True)):
         if name not in known:
             return row, f"class '{name}' is not in the table's list of classes"
-        if not finite[row]:
+        if not np.isfinite(numbers_5).all():
             return row, "a score or corner is no finite number"
-        if not sized[row]:
+        if not (numbers_5[3:] > numbers_5[1:3]).all():
             return row, "x1 must be greater than x0, and y1 than y0"
     return None
