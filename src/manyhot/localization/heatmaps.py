@@ -10,7 +10,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from manyhot.models.classifier import Classifier, Window
+from manyhot.localization.views import Views
+from manyhot.models.classifier import Classifier
 from manyhot.models.geometry import Geometry
 from manyhot.registry import Part, Registry
 
@@ -25,7 +26,7 @@ class HeatMap(Part):
 
     @abstractmethod
     def cells(self, views: Views, classes: Sequence[int]) -> list[Tensor]:
-        """Float maps [N, V, K, h, w] of K classes for each stack of `views`; higher for cells that speak for the class."""
+        """Float maps [N, V, K, h, w] of K classes for each stack of `views`, high where a cell speaks for the class."""
 
     def geometry(self, network: Geometry) -> Geometry:
         """Where the cells lie in a view, given where those of the network's map do."""
@@ -33,58 +34,6 @@ class HeatMap(Part):
 
 
 heat_maps: Registry[HeatMap] = Registry("heat map", "--heatmap")
-
-
-class Views:
-    """The views of N pictures on their way through a classifier, which stops at its maps.
-
-    A logit of a view is what the head says of this view alone; where the head joins the views (`concat`), it is what it
-    says of all of them.
-
-    Arguments:
-        model: in eval mode.
-        stacks: float [N, V, 3, H, W] each, as the classifier takes them.
-        window: as the classifier takes it.
-    """
-
-    def __init__(self, model: Classifier, stacks: Sequence[Tensor], window: Window | None = None) -> None:
-        assert not model.training
-        self.model, self.stacks, self.window = model, stacks, window
-        with torch.no_grad():
-            maps = [model.backbone(stack.flatten(0, 1)).float() for stack in stacks]
-        self.maps = [one.detach().unflatten(0, stack.shape[:2]) for one, stack in zip(maps, stacks, strict=True)]
-
-    @property
-    def joined(self) -> bool:
-        """Whether the head sees all views at once."""
-        return self.model.head.crop_pooling.joins
-
-    def logits(self) -> Tensor:
-        """What the classifier says of the pictures, [N, C]."""
-        with torch.no_grad():
-            logits_NC: Tensor = self.model.head(torch.cat(self.vectors(self.maps), dim=1).flatten(1, 2))
-        return logits_NC
-
-    def vectors(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Maps [N, V, D, h, w] of each stack → pooled features [N, V, P, F], of P windows a view."""
-        return [self.model.pool(one.flatten(0, 1), self.window).unflatten(0, one.shape[:2]) for one in maps]
-
-    def view_logits(self, vectors: Sequence[Tensor]) -> list[Tensor]:
-        """Pooled features [N, V, P, F] of each stack → logits [N, V, C] of each view, by the head."""
-        if self.joined:
-            logits_NC = self.model.head(torch.cat(list(vectors), dim=1).flatten(1, 2))
-            return [logits_NC.unsqueeze(1).expand(-1, one.shape[1], -1) for one in vectors]
-        return [self.model.head(one.flatten(0, 1)).unflatten(0, one.shape[:2]) for one in vectors]
-
-    def gradients(self, class_: int) -> tuple[list[Tensor], list[Tensor]]:
-        """Of one class: the logit [N, V] of each view, and its gradient [N, V, D, h, w] by the view's own map."""
-        with torch.enable_grad():
-            maps = [one.clone().requires_grad_() for one in self.maps]
-            logits = [one[..., class_] for one in self.view_logits(self.vectors(maps))]
-            # Joined views share one logit, which counts once.
-            total = logits[0][:, 0].sum() if self.joined else torch.stack([one.sum() for one in logits]).sum()
-            found = torch.autograd.grad(total, maps)
-        return [one.detach() for one in logits], list(found)
 
 
 @heat_maps.register("cam")
@@ -114,7 +63,7 @@ class CAM(HeatMap):
                 found.append(cells + bias_K[:, None, None])
                 continue
             count = vectors_NVPF.shape[1] * vectors_NVPF.shape[-1]
-            weight_KVF = weight_KF[:, first : first + count].unflatten(1, (-1, vectors_NVPF.shape[-1]))
+            weight_KVF = weight_KF[:, first : first + count].reshape(len(classes), -1, vectors_NVPF.shape[-1])
             first += count
             said_NVK = torch.einsum("kvf,nvf->nvk", weight_KVF, vectors_NVPF[:, :, 0])
             cells = torch.einsum("kvd,nvdhw->nvkhw", _per_channel(weight_KVF, copies), map_NVDHW)
@@ -222,12 +171,12 @@ class Occlusion(HeatMap):
         for start in range(0, len(falls), max(1, self.batch // len(pictures_N3HW))):
             some = falls[start : start + max(1, self.batch // len(pictures_N3HW))]
             maps = views.model.backbone(torch.cat(some)).float()
-            for changed in views.model.pool(maps, views.window).split(len(pictures_N3HW)):
+            for changed in torch.split(views.model.pool(maps, views.window), len(pictures_N3HW)):
                 others = [one.clone() for one in vectors]
                 others[stack][:, view] = changed
                 logits.append(views.view_logits(others)[stack][:, view][:, picked])
         heat_NKL = plain[stack][:, view, :, None] - torch.stack(logits, dim=-1)
-        return heat_NKL.unflatten(-1, (rows, columns))
+        return heat_NKL.reshape(*heat_NKL.shape[:2], rows, columns)
 
 
 def _by_gradient(views: Views, classes: Sequence[int], *, per_cell: bool) -> list[Tensor]:
@@ -253,4 +202,4 @@ def _linear(model: Classifier, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 def _per_channel(weight: Tensor, copies: int) -> Tensor:
     """Weights [..., copies · D] of a vector made of copies of D channels, summed to [..., D]."""
-    return weight.unflatten(-1, (copies, -1)).sum(dim=-2)
+    return weight.reshape(*weight.shape[:-1], copies, -1).sum(dim=-2)
