@@ -18,8 +18,8 @@ from manyhot.models.geometry import Geometry
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from captum.attr import LayerGradCam
     import torchcam.methods
+    from captum.attr import LayerGradCam
 
 BACKBONES = ["squeezenet1_1", "resnet18", "convnext_atto"]
 SIDE = 160
