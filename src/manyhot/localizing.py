@@ -191,7 +191,7 @@ def summarize(metrics: dict[str, Any]) -> str:
     classes = f"over {boxes['n_classes_in_map']} classes, {boxes['n_boxes']} boxes"
     lines += [
         "",
-        f"pointing {_cell(pointing['accuracy'])}, tolerance {pointing['tolerance_px']:g} px, {metrics['n_pairs']} pairs",
+        f"pointing {_cell(pointing['accuracy'])} of {metrics['n_pairs']} pairs, within {pointing['tolerance_px']:g} px",
         f"  the picture's centre: {_cell(base['centre_point']['pointing'])}",
         f"AP where a wrong place is a false positive {_cell(pointing['ap'])}",
         f"  the picture's centre: {_cell(base['centre_point']['ap'])}",

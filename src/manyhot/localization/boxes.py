@@ -21,6 +21,8 @@ Corners: TypeAlias = tuple[int, int, int, int]
 
 Share = Annotated[float, Field(gt=0, le=1)]
 
+Place: TypeAlias = tuple[slice, slice]
+
 _EIGHT = np.ones((3, 3), int)  # pixels that touch at a corner hang together
 
 
@@ -73,8 +75,11 @@ class Largest(BoxRule):
 
     def find(self, heat: Heat) -> list[HeatBox]:
         """One box, or none."""
-        parts = _components(heat, self.threshold)
-        return [max(parts, key=lambda part: part[1])[0]] if parts else []
+        labels, places = _components(_above(heat, self.threshold))
+        if not places:
+            return []
+        largest = 1 if len(places) == 1 else int(np.bincount(labels.ravel())[1:].argmax()) + 1
+        return [_box(heat, labels, places, largest)]
 
     def at(self, threshold: float) -> Self:
         """The same rule with this threshold."""
@@ -89,7 +94,8 @@ class Extreme(BoxRule):
 
     def find(self, heat: Heat) -> list[HeatBox]:
         """One box, or none."""
-        return _box_of(heat, _above(heat, self.threshold))
+        labels = _above(heat, self.threshold).astype(np.int32)
+        return [_box(heat, labels, places, 1)] if (places := ndimage.find_objects(labels)) else []
 
     def at(self, threshold: float) -> Self:
         """The same rule with this threshold."""
@@ -108,9 +114,12 @@ class Components(BoxRule):
 
     def find(self, heat: Heat) -> list[HeatBox]:
         """Boxes of any number, hottest first."""
-        found = [box for threshold in self.thresholds for box, _ in _components(heat, threshold)]
         least = self.least_area * heat.size
-        found = [box for box in found if _area(box.corners) >= least]
+        found: list[HeatBox] = []
+        for threshold in self.thresholds:
+            labels, places = _components(_above(heat, threshold))
+            large = [number for number, place in enumerate(places, 1) if _area(_corners(place)) >= least]
+            found.extend(_box(heat, labels, places, number) for number in large)
         corners = np.array([box.corners for box in found], np.float64).reshape(-1, 4)
         return [found[row] for row in suppress(corners, np.array([box.heat for box in found]), self.overlap)]
 
@@ -124,28 +133,19 @@ def _above(heat: Heat, share: float) -> NDArray[np.bool_]:
     return np.asarray(heat >= share * top) if top > 0 else np.zeros(heat.shape, bool)
 
 
-def _components(heat: Heat, share: float) -> list[tuple[HeatBox, int]]:
-    """The box of each connected part above a share of the maximum, and the part's number of pixels."""
-    labels, count = ndimage.label(_above(heat, share), structure=_EIGHT)
-    if not count:
-        return []
-    pixels = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    means = np.bincount(labels.ravel(), weights=heat.ravel(), minlength=count + 1)[1:] / pixels
-    return [
-        (HeatBox(_corners(place), float(mean)), int(size))
-        for place, mean, size in zip(ndimage.find_objects(labels), means, pixels, strict=True)
-    ]
+def _components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], list[Place]]:
+    """The number, from 1, of the connected part that each pixel belongs to (0: none), and the place of each part."""
+    labels, _ = ndimage.label(mask, structure=_EIGHT)
+    return labels, ndimage.find_objects(labels)
 
 
-def _box_of(heat: Heat, mask: NDArray[np.bool_]) -> list[HeatBox]:
-    """The box round all pixels of a mask."""
-    if not mask.any():
-        return []
-    (place,) = ndimage.find_objects(mask.astype(np.int8))
-    return [HeatBox(_corners(place), float(heat[mask].mean()))]
+def _box(heat: Heat, labels: NDArray[np.int32], places: list[Place], number: int) -> HeatBox:
+    """The box of one part."""
+    place = places[number - 1]
+    return HeatBox(_corners(place), float(heat[place][labels[place] == number].mean()))
 
 
-def _corners(place: tuple[slice, slice]) -> Corners:
+def _corners(place: Place) -> Corners:
     rows, columns = place
     return columns.start, rows.start, columns.stop, rows.stop
 
