@@ -49,7 +49,7 @@ def boxed(tiny_table: Path) -> Manifest:
 @pytest.fixture(scope="module")
 def run(boxed: Manifest, tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("localize") / "run"
-    manyhot.train(manyhot.load_recipe(str(tiny_recipe), ["training.epochs=2"]), boxed, out)
+    manyhot.train(manyhot.load_recipe(str(tiny_recipe), ["training.epochs=2", "model.output_stride=8"]), boxed, out)
     return out
 
 
