@@ -105,23 +105,24 @@ def test_scores_are_those_of_evaluate(run: Path) -> None:
 
 def test_nothing_depends_on_when_or_how_often(run: Path, tmp_path: Path) -> None:
     folder = run / "localization" / "test"
-    localize(run, "test", heatmap="gradcam")
+    localize(run, "test", heatmap="cam")
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
     localize(run, "test")
-    assert json.loads((folder / "metrics.json").read_text())["method"]["heatmap"] == {"name": "cam"}
-    localize(run, "test", heatmap="gradcam")
+    assert json.loads((folder / "metrics.json").read_text())["method"]["heatmap"] == {"name": "gradcam"}
+    localize(run, "test", heatmap="cam")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
 
 
 def test_the_verb_in_a_process_of_its_own(run: Path) -> None:
     command = [sys.executable, "-m", "manyhot", "--quiet", "localize", str(run), "--split", "test", "--flip"]
     command += ["--heatmap", "{name: occlusion, step: 8, reach: 0}", "--boxes", "extreme", "--threshold", "0.4"]
-    command += ["--crops", "{name: scales, sizes: [32, 48]}", "--min-score", "0.2"]
+    command += ["--crops", "{name: scales, sizes: [32, 48]}", "--min-score", "0.2", "--tolerance", "2"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert (result.returncode, result.stderr) == (0, "")
     assert "occlusion (step 8, reach 0, batch 32); extreme (threshold 0.4)" in result.stdout
     assert "whole picture squashed to 32, 48" in result.stdout
     metrics = json.loads((run / "localization" / "test" / "metrics.json").read_text())
+    assert metrics["pointing"]["tolerance_px"] == 2
     assert metrics["method"] == {
         "heatmap": {"name": "occlusion", "step": 8, "reach": 0, "batch": 32},
         "boxes": {"name": "extreme", "threshold": 0.4},
@@ -139,6 +140,7 @@ def test_the_verb_in_a_process_of_its_own(run: Path) -> None:
         (["--boxes", "box"], "unknown box rule 'box' in --boxes"),
         (["--threshold", "0"], "--threshold 0 is out of range"),
         (["--threshold", "nan"], "--threshold nan is out of range"),
+        (["--tolerance", "-1"], "--tolerance -1 is out of range"),
         (["--min-score", "1"], "--min-score 1 is out of range"),
         (["--split", "tset"], "split 'tset' holds no images"),
         (["--crops", "six"], "unknown way to crop 'six'"),

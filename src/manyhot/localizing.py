@@ -22,6 +22,7 @@ from manyhot.localization.boxes import box_rules
 from manyhot.localization.finding import MIN_SCORE, Finder
 from manyhot.localization.heatmaps import heat_maps
 from manyhot.localization.looking import Look
+from manyhot.metrics.localization import TOLERANCE
 from manyhot.models.bundle import Bundle, load_bundle
 from manyhot.models.geometry import Geometry
 from manyhot.recipe import parse_recipe
@@ -52,12 +53,13 @@ def localize(
     split: str | None = None,
     *,
     manifest: Manifest | None = None,
-    heatmap: str = "cam",
-    boxes: str = "largest",
+    heatmap: str = "gradcam",
+    boxes: str = "extreme",
     threshold: float | None = None,
     crops: str | None = None,
     flip: bool = False,
     min_score: float = MIN_SCORE,
+    tolerance: float = TOLERANCE,
     on_error: str | None = None,
 ) -> Localization:
     """Say where in the pictures of a split a run's best model sees its classes, and measure it by the true boxes.
@@ -72,6 +74,7 @@ def localize(
         crops: other views than in training, as a recipe's `input.crops`: `{name: scales, sizes: [320, 448]}`.
         flip: average the maps with those of the mirrored views.
         min_score: classes scored below give no detections.
+        tolerance: pixels by which the hottest point may miss a true box.
         on_error: "stop" or "skip" at damaged pictures; None is the recipe's.
 
     Raises:
@@ -84,6 +87,8 @@ def localize(
         rule = rule.at(threshold)
     if not 0 <= min_score < 1:
         raise UserError(f"--min-score {min_score:g} is out of range.", remedy="Give 0 or more, under 1.")
+    if not 0 <= tolerance < float("inf"):
+        raise UserError(f"--tolerance {tolerance:g} is out of range.", remedy="Give pixels, 0 or more.")
     run = open_run(Path(path))
     overrides = [] if crops is None else [f"evaluation.crops={crops}"]
     recipe = parse_recipe(run.recipe.read_text(encoding="utf-8"), str(run.recipe), overrides)
@@ -93,7 +98,7 @@ def localize(
     if part.classes != bundle.config.classes:
         raise UserError("the data's classes are not the model's.", file=part.root)
     look = look_with(bundle, heatmap, recipe.evaluation.crops, flip=flip, workers=recipe.training.workers)
-    finder = Finder(part, rule, min_score=min_score)
+    finder = Finder(part, rule, min_score=min_score, tolerance=tolerance)
     for sight in look.at(part.paths, finder.wanted):
         finder.take(sight)
     _report_damaged(part, look.damaged, on_error or recipe.data.on_error)

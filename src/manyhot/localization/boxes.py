@@ -90,7 +90,7 @@ class Largest(BoxRule):
 class Extreme(BoxRule):
     """From the leftmost to the rightmost and the topmost to the lowest pixel above a share of the maximum."""
 
-    threshold: Share = Field(0.5, description="share of the maximum")
+    threshold: Share = Field(0.15, description="share of the maximum")
 
     def find(self, heat: Heat) -> list[HeatBox]:
         """One box, or none."""

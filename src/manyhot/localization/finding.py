@@ -31,6 +31,7 @@ class Finder:
         manifest: of the pictures.
         rule: from a heat map to boxes.
         min_score: classes scored below give no detections.
+        tolerance: pixels by which a point may miss a box.
         curve: thresholds for MaxBoxAcc; none of them leaves it out and saves half of the time.
     """
 
@@ -40,9 +41,11 @@ class Finder:
         rule: BoxRule,
         *,
         min_score: float = MIN_SCORE,
+        tolerance: float = TOLERANCE,
         curve: tuple[float, ...] = CURVE,
     ) -> None:
-        self.manifest, self.rule, self.min_score, self.curve = manifest, rule, min_score, curve
+        self.manifest, self.rule, self.min_score, self.tolerance = manifest, rule, min_score, tolerance
+        self.curve = curve
         self._ids, self._labels = manifest.ids, manifest.labels
         true_boxes = manifest.objects().places()
         self._true: dict[tuple[int, int], Boxes] = {}
@@ -102,7 +105,7 @@ class Finder:
     def places_table(self) -> pl.DataFrame:
         """One row a positive pair: its point and best box, and whether they are right."""
         places, seen = self.places(), sorted(self._scores)
-        hits = points_inside(places.points, places.objects, TOLERANCE)
+        hits = points_inside(places.points, places.objects, self.tolerance)
         overlaps = best_iou(places.boxes, places.objects)
         scores = [float(self._scores[seen[row]][c]) for row, c in zip(places.rows, places.columns, strict=True)]
         return pl.DataFrame(
@@ -126,7 +129,9 @@ class Finder:
         seen = sorted(self._scores)
         taken = self.manifest.rows([row in self._scores for row in range(len(self.manifest))])
         scores = np.array([self._scores[row] for row in seen], np.float32).reshape(len(seen), -1)
-        return measure_places(self.places(), detections, taken.objects(), scores, taken.labels)
+        return measure_places(
+            self.places(), detections, taken.objects(), scores, taken.labels, tolerance=self.tolerance
+        )
 
 
 class _Place(NamedTuple):
