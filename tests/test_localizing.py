@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from PIL import Image
 
 import manyhot
 from manyhot.cli import main
@@ -25,20 +26,16 @@ KEYS = {
 
 
 @pytest.fixture(scope="module")
-def boxed(tiny_table: Path) -> Manifest:
+def boxed(tiny_table: Path, colours: dict[str, tuple[int, int, int]]) -> Manifest:
     """The pictures of `tiny_table` with a box round the pixels of each pure colour."""
     plain = manyhot.open_source(str(tiny_table))
-    from PIL import Image
-
-    from conftest import COLOURS
-
     rows = []
     for id_, path, split, labels in zip(
         plain.ids, plain.paths, plain.table["split"], plain.labels.tolist(), strict=True
     ):
         pixels = np.asarray(Image.open(path))
         boxes = []
-        for c, (name, colour) in enumerate(zip(plain.classes, COLOURS.values(), strict=True)):
+        for c, (name, colour) in enumerate(zip(plain.classes, colours.values(), strict=True)):
             ys, xs = np.nonzero((pixels == np.array(colour, np.uint8)).all(axis=2))
             if len(ys) > 20 and labels[c] == 1:
                 boxes.append(Box(name, xs.min(), ys.min(), xs.max() + 1, ys.max() + 1, difficult=len(rows) % 9 == 0))

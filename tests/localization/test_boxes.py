@@ -36,6 +36,7 @@ def flood(heat, share):
     return parts
 
 
+@settings(deadline=None)
 @given(heats, st.sampled_from([0.1, 0.2, 0.5, 1.0]))
 def test_the_largest_part_is_that_of_a_flood_fill(heat, share):
     parts = flood(heat, share)
@@ -48,6 +49,7 @@ def test_the_largest_part_is_that_of_a_flood_fill(heat, share):
     assert any(found[0].heat == pytest.approx(mean) for mean in matching)
 
 
+@settings(deadline=None)
 @given(heats, st.sampled_from([0.1, 0.5]))
 def test_the_extreme_rule_spans_all_parts(heat, share):
     parts = flood(heat, share)
@@ -102,6 +104,7 @@ def test_a_threshold_replaces_those_of_the_rule():
     assert Components(overlap=0.3).at(0.4) == Components(thresholds=(0.4,), overlap=0.3)
 
 
+@settings(deadline=None)
 @given(hnp.arrays(np.float32, (3, 4, 5), elements=st.floats(-50, 50, width=32)))
 def test_relative_maps_run_from_0_to_1(placed):
     heat = relative(placed)
@@ -115,6 +118,7 @@ def test_relative_maps_run_from_0_to_1(placed):
     assert Largest().find(np.zeros((4, 5))) == []
 
 
+@settings(deadline=None)
 @given(hnp.arrays(np.float32, (2, 3), elements=st.floats(-200, 200, width=32)))
 def test_the_fixed_scale_is_the_sigmoid(values):
     found = fixed(values)

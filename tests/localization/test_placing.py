@@ -31,6 +31,7 @@ def test_where_cells_tile_the_view_torch_resizes_the_same(cells, stride, seed):
     np.testing.assert_allclose(place([view], (other, side)), wanted, atol=1e-5)
 
 
+@settings(deadline=None)
 @given(offset=st.floats(0, 31), stride=st.integers(2, 32), x=st.integers(0, 5), y=st.integers(0, 5))
 def test_the_centre_of_a_cell_is_where_the_geometry_says(offset, stride, x, y):
     geometry = Geometry(stride, round(offset))
@@ -44,6 +45,7 @@ def test_the_centre_of_a_cell_is_where_the_geometry_says(offset, stride, x, y):
         assert hottest_point(heat) == found
 
 
+@settings(deadline=None)
 @given(st.integers(20, 60), st.integers(20, 60), st.booleans(), st.integers(0, 99))
 def test_mirrored_squashed_and_cropped_views_meet_in_the_picture(width, height, squash, seed):
     # A slope over the picture, read at cell centres in any frame, is that slope again between the outer centres.

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.ops import box_iou, nms
 
@@ -94,6 +94,7 @@ def scenes(draw):
     return Detections.from_rows(((*pair, score / 4, box) for pair, box, score in found), CLASSES), objects
 
 
+@settings(deadline=None)
 @given(scenes(), st.sampled_from([0.1, 0.3, 0.5, 0.7, 1.0]))
 def test_both_rules_equal_the_loops_of_the_kit(scene, least):
     detections, objects = scene
@@ -103,6 +104,7 @@ def test_both_rules_equal_the_loops_of_the_kit(scene, least):
         assert result.n_detections[c] == detections.names.count(name)
 
 
+@settings(deadline=None)
 @given(scenes(), st.randoms(use_true_random=False))
 def test_the_order_of_rows_matters_among_equal_scores_only(scene, random):
     detections, objects = scene
@@ -116,6 +118,7 @@ def test_the_order_of_rows_matters_among_equal_scores_only(scene, random):
     np.testing.assert_array_equal(detection_ap(distinct, objects).area, detection_ap(shuffled, objects).area)
 
 
+@settings(deadline=None)
 @given(scenes())
 def test_the_truth_itself_is_perfect_and_difficult_boxes_change_nothing(scene):
     _, objects = scene
@@ -153,6 +156,7 @@ def test_classes_and_pictures_without_anything():
 boxes = st.lists(corners(), max_size=12).map(lambda rows: np.array(rows, np.float64).reshape(-1, 4))
 
 
+@settings(deadline=None)
 @given(boxes, boxes)
 def test_iou_is_torchvisions_and_the_kits(a, b):
     ours = iou(a, b)
@@ -170,6 +174,7 @@ def test_boxes_without_area_overlap_nothing():
     assert not iou(empty, empty).any()
 
 
+@settings(deadline=None)
 @given(boxes, st.floats(0.05, 1), st.randoms(use_true_random=False))
 def test_suppression_is_torchvisions(rows, limit, random):
     scores = np.array(random.sample(range(100), len(rows)), np.float64)
@@ -177,6 +182,7 @@ def test_suppression_is_torchvisions(rows, limit, random):
     assert suppress(rows, scores, limit).tolist() == theirs.tolist()
 
 
+@settings(deadline=None)
 @given(boxes, st.floats(0, 1))
 def test_what_is_left_overlaps_little_and_what_is_gone_overlaps_something_better(rows, limit):
     scores = np.arange(len(rows)) // 2

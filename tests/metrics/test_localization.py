@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -36,6 +36,7 @@ def test_any_of_the_boxes_will_do():
     assert points_inside(np.array([[2, 2], [55, 55], [30, 30]]), boxes, 0).tolist() == [True, True, False]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 99), st.integers(0, 99), st.integers(0, 40), st.integers(0, 20))
 def test_tolerance_grows_the_box(x, y, tolerance, more):
     boxes = [np.array([[30, 40, 50, 45.0]])]
@@ -68,6 +69,7 @@ def rankings(draw):
     return scores, labels, draw(hnp.arrays(bool, shape))
 
 
+@settings(deadline=None)
 @given(rankings())
 def test_pointing_ap_equals_the_loop(case):
     scores, labels, hits = case
@@ -77,6 +79,7 @@ def test_pointing_ap_equals_the_loop(case):
         assert ours[c] == pytest.approx(wanted, abs=1e-12, nan_ok=True)
 
 
+@settings(deadline=None)
 @given(rankings())
 def test_pointing_ap_lies_under_the_share_of_hits_and_under_plain_ap(case):
     scores, labels, hits = case
@@ -103,6 +106,7 @@ def test_corloc_takes_the_best_instance_and_counts_the_limit_in():
     assert math.isnan(corloc(best_iou(np.zeros((0, 4)), [])))
 
 
+@settings(deadline=None)
 @given(hnp.arrays(np.float64, st.tuples(st.integers(1, 20), st.integers(1, 5)), elements=st.floats(0, 1)))
 def test_max_box_acc_is_the_best_threshold(overlaps):
     found = max_box_acc(overlaps)
@@ -115,6 +119,7 @@ def test_max_box_acc_of_nothing_is_undefined():
     assert all(math.isnan(value) for value in max_box_acc(np.zeros((0, 3))).values())
 
 
+@settings(deadline=None)
 @given(st.integers(1, 900), st.integers(1, 900), st.floats(0.01, 1))
 def test_the_centre_box_has_its_share_and_lies_in_the_middle(width, height, share):
     box = centre_boxes(np.array([[width, height]], np.float64), share)
