@@ -105,7 +105,7 @@ def test_nothing_depends_on_when_or_how_often(run: Path, tmp_path: Path) -> None
     localize(run, "test", heatmap="cam")
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
     localize(run, "test")
-    assert json.loads((folder / "metrics.json").read_text())["method"]["heatmap"] == {"name": "gradcam"}
+    assert json.loads((folder / "metrics.json").read_text())["method"]["heatmap"] == "gradcam"
     localize(run, "test", heatmap="cam")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
 
@@ -121,8 +121,10 @@ def test_the_verb_in_a_process_of_its_own(run: Path) -> None:
     metrics = json.loads((run / "localization" / "test" / "metrics.json").read_text())
     assert metrics["pointing"]["tolerance_px"] == 2
     assert metrics["method"] == {
-        "heatmap": {"name": "occlusion", "step": 8, "reach": 0, "batch": 32},
-        "boxes": {"name": "extreme", "threshold": 0.4},
+        "heatmap": "occlusion",
+        "boxes": "extreme",
+        "threshold": 0.4,
+        "settings": {"heatmap": {"step": 8, "reach": 0, "batch": 32}, "boxes": {"threshold": 0.4}},
         "flip": True,
         "min_score": 0.2,
     }

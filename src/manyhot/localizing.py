@@ -102,9 +102,12 @@ def localize(
     for sight in look.at(part.paths, finder.wanted):
         finder.take(sight)
     _report_damaged(part, look.damaged, on_error or recipe.data.on_error)
+    settings = {"heatmap": heat_map.model_dump(mode="json"), "boxes": rule.model_dump(mode="json")}
     method = {
-        "heatmap": _described(heat_map, heatmap),
-        "boxes": _described(rule, boxes),
+        "heatmap": heat_maps.name_of(heat_map),
+        "boxes": box_rules.name_of(rule),
+        "threshold": settings["boxes"].get("threshold", settings["boxes"].get("thresholds")),
+        "settings": settings,
         "flip": flip,
         "min_score": min_score,
     }
@@ -206,7 +209,7 @@ def summarize(metrics: dict[str, Any]) -> str:
         f"MaxBoxAcc {best}",
         f"detection mAP50 {_cell(boxes['map_50'])} (VOC07 {_cell(boxes['map_50_voc07'])}) {classes}",
         f"split {metrics['split']}, {metrics['n_images']} images; labels: {metrics['label_rule']}",
-        f"input: {metrics['crops']}; {_said(metrics['method']['heatmap'])}; {_said(metrics['method']['boxes'])}",
+        f"input: {metrics['crops']}; {_said(metrics['method'], 'heatmap')}; {_said(metrics['method'], 'boxes')}",
     ]
     if metrics["n_pairs_without_box"]:
         lines.append(f"{metrics['n_pairs_without_box']} positive pairs have no true box and are left out")
@@ -229,14 +232,9 @@ def _cell(value: float | None, width: int = 0) -> str:
     return f"{'–' if value is None else format(value, '.3f'):>{width}}"
 
 
-def _said(part: dict[str, Any]) -> str:
-    settings = ", ".join(f"{key} {value}" for key, value in part.items() if key != "name")
-    return f"{part['name']} ({settings})" if settings else str(part["name"])
-
-
-def _described(part: Part, text: str) -> dict[str, Any]:
-    name = yaml.safe_load(text)
-    return {"name": name if isinstance(name, str) else name["name"], **part.model_dump(mode="json")}
+def _said(method: dict[str, Any], part: str) -> str:
+    settings = ", ".join(f"{key} {value}" for key, value in method["settings"][part].items())
+    return f"{method[part]} ({settings})" if settings else str(method[part])
 
 
 def _report_damaged(part: Manifest, damaged: list[tuple[int, str]], on_error: str) -> None:
