@@ -33,7 +33,7 @@ def test_a_setting_becomes_the_part_it_names(shapes):
 
 def test_a_part_knows_its_name_again(shapes):
     for name, part in shapes:
-        assert shapes.name_of(part()) == name
+        assert shapes.name_of(part.model_construct()) == name
 
 
 def test_building_leaves_the_setting_alone(shapes):
