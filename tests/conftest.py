@@ -41,6 +41,12 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session")
+def colours() -> dict[str, tuple[int, int, int]]:
+    """The classes of `tiny_table`, and the colour of their squares."""
+    return COLOURS
+
+
+@pytest.fixture(scope="session")
 def tiny_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CSV of 50 pictures of coloured squares on noise, some labels ignored: 26 train, 12 val, 12 test."""
     folder = tmp_path_factory.mktemp("tiny")

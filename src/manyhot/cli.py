@@ -333,6 +333,41 @@ def evaluate(
 
 
 @app.command()
+def localize(
+    run: RunFolder,
+    split: Annotated[str | None, typer.Option(help="Split to look at; by default the recipe's val split.")] = None,
+    data: Annotated[str | None, typer.Option(help="Other data with the same classes. " + SOURCE_HELP)] = None,
+    heatmap: Annotated[str, typer.Option(help="cam, contributions, gradcam, layercam or occlusion.")] = "gradcam",
+    boxes: Annotated[str, typer.Option(help="largest, components or extreme.")] = "extreme",
+    threshold: Annotated[float | None, typer.Option(help="Share of a map's maximum that is inside a box.")] = None,
+    crops: Annotated[str | None, typer.Option(help="Other views than in training, as a recipe's input.crops.")] = None,
+    flip: Annotated[bool, typer.Option("--flip", help="Average with the maps of mirrored views.")] = False,
+    min_score: Annotated[float, typer.Option(help="Classes scored below give no boxes.")] = 0.01,
+    tolerance: Annotated[float, typer.Option(help="Pixels by which a point may miss a box.")] = 18.0,
+    on_error: Skip = None,
+    kind: Kind = None,
+) -> None:
+    """Say where in the pictures the classes are, and measure it by the true boxes."""
+    from manyhot.localizing import localize as run_localization
+    from manyhot.localizing import summarize as summarize_places
+
+    found = run_localization(
+        run,
+        split,
+        manifest=_other_data(run, data, kind),
+        heatmap=heatmap,
+        boxes=boxes,
+        threshold=threshold,
+        crops=crops,
+        flip=flip,
+        min_score=min_score,
+        tolerance=tolerance,
+        on_error=on_error,
+    )
+    typer.echo(f"{summarize_places(found.metrics)}\ndetections: {found.folder / 'detections.parquet'}")
+
+
+@app.command()
 def calibrate(
     run: RunFolder,
     split: Annotated[str | None, typer.Option(help="Split to fit on; by default the recipe's val split.")] = None,

@@ -68,10 +68,13 @@ class Classifier(nn.Module):
         return torch.cat([self._pooled(stack, window) for stack in stacks], dim=1)
 
     def _pooled(self, stack_NV3HW: Tensor, window: Window | None) -> Tensor:
-        map_MDHW = self.backbone(stack_NV3HW.flatten(0, 1))
-        cells = (None, 1) if window is None else [max(1, round(n / self.backbone.geometry.stride)) for n in window]
-        vectors_MPD = torch.stack([self.pooling.pool(part) for part in _windows(map_MDHW, *cells)], dim=1)
+        vectors_MPD = self.pool(self.backbone(stack_NV3HW.flatten(0, 1)), window)
         return vectors_MPD.reshape(len(stack_NV3HW), -1, vectors_MPD.shape[-1])
+
+    def pool(self, map_MDHW: Tensor, window: Window | None = None) -> Tensor:
+        """Maps [M, D, H, W] of the backbone → vectors [M, P, `pooling.width(D)`], of P windows or of the whole map."""
+        cells = (None, 1) if window is None else [max(1, round(n / self.backbone.geometry.stride)) for n in window]
+        return torch.stack([self.pooling.pool(part) for part in _windows(map_MDHW, *cells)], dim=1)
 
     @torch.no_grad()
     def start_at_prior(
