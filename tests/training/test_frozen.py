@@ -41,7 +41,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def history(run: Path) -> list[dict[str, object]]:
     lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     for line in lines:
-        del line["seconds"], line["images_per_second"], line["waited"], line["waited"]
+        del line["seconds"], line["images_per_second"], line["waited"]
     return lines
 
 
