@@ -108,7 +108,7 @@ def false_positives(predictions: Predictions, thresholds: NDArray[np.float64]) -
     """
     n_classes = len(predictions.classes)
     counts, totals = np.zeros((n_classes, n_classes), np.int64), np.zeros(n_classes, np.int64)
-    # A block at a time: the tables of a million pictures would not fit in memory twice. Its counts are exact in float32.
+    # A block at a time, whose counts float32 holds exactly: all at once, a million pictures would not fit in memory.
     for rows in row_blocks(len(predictions), n_classes):
         labels = predictions.labels[rows]
         present = (labels == 1).astype(np.float32)

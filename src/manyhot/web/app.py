@@ -207,7 +207,9 @@ def _add_review(app: FastAPI, collection: Collection, journal: Journal) -> None:
         """Decide about one class in one picture; when this answers, the decision is on disk."""
         row = _inside(made.row, len(collection), "picture")
         c = _inside(made.class_index, len(columns), "class")
-        done = journal.decide(predictions.ids[row], predictions.classes[c], int(predictions.labels[row, c]), made.action)
+        done = journal.decide(
+            predictions.ids[row], predictions.classes[c], int(predictions.labels[row, c]), made.action
+        )
         return {"action": done.action, "time": done.time}
 
     @app.post("/api/review/undo")

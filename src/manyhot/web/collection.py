@@ -51,7 +51,7 @@ class Collection:
     def file(self, row: int) -> Path | None:
         """The picture's file, which need not exist; None where no file can be named."""
         if self.manifest is not None:
-            return self.manifest.root / self.manifest.table["image"][int(self.manifest_rows[row])]
+            return self.manifest.root / self.name(row)
         return None if self.images is None else _within(self.images, self.predictions.ids[row])
 
     def name(self, row: int) -> str:

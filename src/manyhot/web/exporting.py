@@ -85,7 +85,8 @@ def _changed(collection: Collection, decisions: Iterable[Decision]) -> Manifest:
         raise UserError("these pictures belong to no manifest.", remedy="Export CSV, or start with --data SOURCE.")
     rows = {id_: row for row, id_ in enumerate(manifest.ids)}
     columns = {name: c for c, name in enumerate(manifest.classes)}
-    labels, number, touched = manifest.labels, 0, {}
+    labels, number = manifest.labels, 0
+    touched: dict[int, dict[str, int]] = {}
     for one in decisions:
         if one.action in ("flip", "difficult") and one.id in rows and one.class_name in columns:
             labels[rows[one.id], columns[one.class_name]] = one.new_label

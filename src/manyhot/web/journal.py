@@ -164,15 +164,15 @@ class Journal:
     def _append(self, line: dict[str, Any]) -> None:
         assert self._descriptor is not None
         data = json.dumps(line, ensure_ascii=False).encode(errors="surrogateescape") + b"\n"
+        length = len(data)
         try:
-            written = os.write(self._descriptor, data)
+            while data:
+                data = data[os.write(self._descriptor, data) :]
             os.fsync(self._descriptor)
-            if written < len(data):
-                raise OSError(28, "the disk is full")
         except OSError as error:
             os.ftruncate(self._descriptor, self._whole)
             raise UserError(f"decisions cannot be written ({error.strerror}).", file=self.path) from None
-        self._whole += len(data)
+        self._whole += length
 
 
 def _now() -> str:

@@ -26,7 +26,11 @@ class Live:
             history = self._run.read_history()
         except (OSError, json.JSONDecodeError):
             history = []
-        return {"history": history, "epochs": load_recipe(str(self._run.recipe)).training.epochs, "quiet": self._quiet()}
+        return {
+            "history": history,
+            "epochs": load_recipe(str(self._run.recipe)).training.epochs,
+            "quiet": self._quiet(),
+        }
 
     def _quiet(self) -> float | None:
         written = []

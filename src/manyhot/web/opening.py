@@ -79,7 +79,9 @@ def open_gallery(
     table = run.evaluation(split) / "predictions.parquet"
     opened = None
     if table.exists():
-        manifest = open_source(data, kind=kind, difficult=recipe.data.difficult) if data else Manifest.load(run.manifest)
+        manifest = (
+            open_source(data, kind=kind, difficult=recipe.data.difficult) if data else Manifest.load(run.manifest)
+        )
         opened = _collected(Predictions.load(table), manifest, None, table)
         if (review := run.path / "review.parquet").exists():
             opened = opened.with_review(_read_review(review))

@@ -42,7 +42,7 @@ def serve(opened: Opened, *, host: str, port: int, token: str | None, ready: Cal
     listening = _listen(host, port)
     guard = Guard(create_app(opened), loopback, token)
     config = uvicorn.Config(
-        guard,  # type: ignore[arg-type]
+        guard,
         log_config=None,
         access_log=False,
         server_header=False,

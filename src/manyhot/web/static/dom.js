@@ -41,7 +41,7 @@ export function openSheet(heading, ...content) {
 
 export function table(headings, rows) {
   return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Table" },
-    h("table", {},
+    h("table", { class: headings.length === 2 ? "words-table" : "" },
       h("thead", {}, h("tr", {}, ...headings.map((one) => h("th", { scope: "col" }, one)))),
       h("tbody", {}, ...rows.map((row) => h("tr", {},
         ...row.map((cell, i) => (i ? h("td", {}, cell) : h("th", { scope: "row" }, cell))))))));

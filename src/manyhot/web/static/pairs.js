@@ -29,7 +29,7 @@ export class PairsPage {
     const most = pairs[0][2];
     const rows = pairs.map(([truth, predicted, n, of]) => h("tr", {},
       h("th", { scope: "row" }, classes[predicted]), h("td", { class: "text" }, classes[truth]),
-      h("td", {}, h("span", { class: "track", "aria-hidden": "true" }, h("span", { style: { width: `${(100 * n) / most}%` } })), ` ${number(n)}`),
+      h("td", {}, h("span", { class: "track", "aria-hidden": "true" }, h("span", { style: { width: `${(100 * n) / most}%` } })), h("span", { class: "count" }, number(n))),
       h("td", {}, `${((100 * n) / of).toFixed(1)} %`),
       h("td", {}, h("button", {
         type: "button", "aria-label": `Show ${number(n)} pictures: ${classes[predicted]} predicted beside ${classes[truth]}`,
@@ -38,7 +38,7 @@ export class PairsPage {
     this.box.lastChild.replaceWith(h("p", { class: "quiet" }, words),
       h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Pairs of classes" }, h("table", {},
         h("thead", {}, h("tr", {}, ...["Predicted, wrongly", "True class", "Pictures", "Of the true class", ""].map((one) =>
-          h("th", { scope: "col" }, one || h("span", { class: "sr" }, "pictures"))))),
+          h("th", { scope: "col", class: one === "True class" && "text" }, one || h("span", { class: "sr" }, "pictures"))))),
         h("tbody", {}, ...rows))));
   }
 }

@@ -2,7 +2,7 @@
 
 import { fixed, h, s, say } from "./dom.js";
 
-const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [300, 178, 34, 10, 8, 32];
+const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [300, 178, 38, 10, 8, 32];
 
 function ticks([low, high], n = 5) {
   const raw = (high - low) / n || 1;
@@ -73,7 +73,10 @@ export function linePlot({ title, xLabel, lines, point, xs = [0, 1], ys = [0, 1]
   }
 }
 
-const short = (value) => (value !== 0 && Math.abs(value) < 1e-3 ? value.toExponential(0) : String(Number(value.toPrecision(4))));
+function short(value) {
+  if (value !== 0 && Math.abs(value) < 1e-3) return value.toExponential(0).replace("e-", "e−");
+  return Math.abs(value) >= 10000 ? `${Number((value / 1000).toPrecision(4))}k` : String(Number(value.toPrecision(4)));
+}
 
 function precise(value) {
   if (value === undefined) return "–";
