@@ -11,6 +11,7 @@ import { set, state } from "./state.js";
 import { Threshold } from "./threshold.js";
 
 const KEPT = 3; // classes whose arrays stay in memory
+const pause = () => new Promise((go) => { setTimeout(go); });
 const EMPTY = {
   suspect: "No label of this class is known, so none can be wrong.",
   loss: "No label of this class is known, so there is no loss.",
@@ -55,14 +56,14 @@ export class Gallery {
     if (["class", "sort", "find"].some((key) => before[key] !== state[key])) this.rail.render();
     const turn = (this.turn = {});
     let having;
+    let ranking;
     try {
       byId("grid").setAttribute("aria-busy", "true");
-      const ranking = await this.#ranking(wanted);
+      ranking = await this.#ranking(wanted);
       const other = this.about.classes.indexOf(state.with);
       having = other >= 0 ? (await this.#ranking(other)).labels : undefined;
       if (state.order === "suspect") await this.#suspected(wanted);
       if (turn !== this.turn) return;
-      if (this.c !== wanted) this.threshold.draw(ranking);
       this.c = wanted;
       this.ranking = ranking;
     } catch (error) {
@@ -73,12 +74,20 @@ export class Gallery {
     }
     this.#list(before, having);
     this.#picture();
+    // One piece of work at a time: with a million pictures the page must answer in between.
+    await pause();
+    if (turn !== this.turn) return;
+    this.threshold.count(this.c, ranking);
+    if (this.drawn === ranking) return;
+    await pause();
+    if (turn !== this.turn) return;
+    this.threshold.draw(ranking);
+    this.drawn = ranking;
   }
 
   #list(before, having) {
     const t = this.threshold.value(this.c);
     byId("order").value = state.order;
-    this.threshold.count(this.c);
     this.#head();
     const keys = ["view", "class", "order", "show", "with", ...(state.order === "near" || state.show ? ["t"] : [])];
     if (keys.some((key) => before[key] !== state[key]) || (before.at !== state.at && state.at !== this.ownAt)) {

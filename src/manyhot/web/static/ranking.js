@@ -90,23 +90,38 @@ export class Ranking {
     }
   }
 
+  // Scores and labels in the order of the ranking, and how many labels are 1.
+  #sorted() {
+    const { order, n } = this;
+    const scores = new Float32Array(n);
+    const labels = new Int8Array(n);
+    let positives = 0;
+    for (let i = 0; i < n; i++) {
+      const row = order[i];
+      scores[i] = this.scores[row];
+      labels[i] = this.labels[row];
+      if (labels[i] === 1) positives++;
+    }
+    return [scores, labels, positives];
+  }
+
   // Precision by recall, and tail accuracy by threshold from 0.5 on, thinned to what a plot can show.
   curves(points = 240) {
-    const { order, scores, labels, n } = this;
-    const positives = labels.reduce((sum, label) => sum + (label === 1), 0);
+    const { n } = this;
+    const [scores, labels, positives] = this.#sorted();
     const pr = [];
     const tail = [];
     let [tp, known, recall, height, open] = [0, 0, -1, 2, true];
     for (let i = 0; i < n;) {
-      const score = scores[order[i]];
+      const score = scores[i];
       if (open && known && (score <= 0.5 || height - score > 0.5 / points)) {
         height = Math.max(score, 0.5);
         tail.push([height, tp / known]);
       }
       open &&= score > 0.5;
       let found = 0;
-      for (; i < n && scores[order[i]] === score; i++) {
-        const label = labels[order[i]];
+      for (; i < n && scores[i] === score; i++) {
+        const label = labels[i];
         if (label >= 0) known++;
         if (label === 1) found++;
       }

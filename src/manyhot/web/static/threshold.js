@@ -38,7 +38,6 @@ export class Threshold {
 
   // Draws the curves of another class.
   draw(ranking) {
-    this.ranking = ranking;
     const { pr, tail, positives } = ranking.curves();
     this.pr = linePlot({
       title: "Precision", xLabel: "recall", step: "before", lines: [{ name: "precision", points: pr }],
@@ -51,17 +50,19 @@ export class Threshold {
     });
     byId("curve-pr").replaceChildren(...this.pr.content);
     byId("curve-tail").replaceChildren(...this.tail.content);
+    this.#mark();
   }
 
-  count(c) {
+  count(c, ranking) {
     const t = this.value(c);
-    const counts = this.ranking.counts(t);
+    const counts = ranking.counts(t);
+    this.ranking = ranking;
     byId("threshold").value = t;
     byId("threshold").setAttribute("aria-valuetext", `${fixed(t)}: precision ${fixed(counts.precision)}, recall ${fixed(counts.recall)}`);
     if (document.activeElement !== byId("threshold-number")) byId("threshold-number").value = Number(t.toFixed(4));
     byId("threshold-reset").disabled = state.t === "";
-    this.pr.mark(counts.recall === null ? null : [counts.recall, counts.precision]);
-    this.tail.mark(t < 0.5 ? null : [t, counts.precision]);
+    this.places = [counts.recall === null ? null : [counts.recall, counts.precision], t < 0.5 ? null : [t, counts.precision]];
+    this.#mark();
     const shown = [["precision", counts.precision], ["recall", counts.recall], ["F1", counts.f1]];
     byId("measures").replaceChildren(...shown.map(([name, value]) =>
       h("div", {}, h("dt", {}, name), h("dd", {}, fixed(value)))));
@@ -73,6 +74,11 @@ export class Threshold {
       this.boxes[i].setAttribute("aria-pressed", pressed.includes(kind));
       this.boxes[i].setAttribute("aria-label", `${KIND_WORDS[kind]}: ${number(counts[kind])}`);
     });
+  }
+
+  #mark() {
+    this.pr?.mark(this.places[0]);
+    this.tail?.mark(this.places[1]);
   }
 
   #table() {

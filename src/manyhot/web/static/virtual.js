@@ -108,6 +108,7 @@ export class Virtual {
 
   #release(element) {
     element.hidden = true;
+    element.removeAttribute("id");
     this.free.push(element);
   }
 
