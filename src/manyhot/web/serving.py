@@ -62,6 +62,7 @@ def serve(opened: Opened, *, host: str, port: int, token: str | None, ready: Cal
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    listening = None
     try:
         family, *_, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listening = socket.socket(family, socket.SOCK_STREAM)
@@ -69,6 +70,8 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.bind(place)
         listening.listen(128)
     except OSError as error:
+        if listening is not None:
+            listening.close()
         remedy = "Choose another one: --port, or --port 0 for a free one."
         raise UserError(f"port {port} of {host} cannot be had ({error.strerror}).", remedy=remedy) from None
     return listening
