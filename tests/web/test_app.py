@@ -109,9 +109,7 @@ def test_a_picture_is_described(client, predictions):
     row = int(np.flatnonzero(predictions.labels[:, 0] == 1)[0])
     found = client.get(f"/api/pictures/{row}").json()
     assert found["id"] == predictions.ids[row]
-    assert found["boxes"] == [
-        {"name": "cat", "x0": 5.0, "y0": 5.0, "x1": 50.0, "y1": 40.0, "difficult": False}
-    ]
+    assert found["boxes"] == [{"name": "cat", "x0": 5.0, "y0": 5.0, "x1": 50.0, "y1": 40.0, "difficult": False}]
     assert found["size"] == [90 + row, 70]
     np.testing.assert_array_equal(np.array(found["scores"], np.float32), predictions.scores[row])
 
@@ -147,7 +145,9 @@ PLACES = [
 def test_no_path_leads_out(client, place, gallery_run, monkeypatch):
     read: list[str] = []
     opened = Image.open
-    monkeypatch.setattr(Image, "open", lambda path, *rest, **more: read.append(str(path)) or opened(path, *rest, **more))
+    monkeypatch.setattr(
+        Image, "open", lambda path, *rest, **more: read.append(str(path)) or opened(path, *rest, **more)
+    )
     answer = client.get(place)
     assert answer.status_code == 404
     assert not any("canary" in path for path in read)
@@ -190,7 +190,9 @@ def test_other_sites_neither_write_nor_read(client):
     assert client.get("/api/review", headers={"sec-fetch-site": "cross-site"}).status_code == 403
     assert client.post("/api/review", json=body, headers={"origin": HOME}).status_code == 200
     form = {"content-type": "text/plain"}
-    assert client.post("/api/review", content='{"row":1,"class_index":0,"action":"flip"}', headers=form).status_code == 422
+    assert (
+        client.post("/api/review", content='{"row":1,"class_index":0,"action":"flip"}', headers=form).status_code == 422
+    )
     assert client.get("/api/review").json() == [[1, 0, "keep"]]
 
 
@@ -263,7 +265,9 @@ def test_decisions_are_exported_and_originals_stay(gallery_run, client, predicti
 
     (gallery_run.parent / "new.parquet").write_bytes(client.get("/api/review/export?as=manifest").content)
     old, new = Manifest.load(gallery_run / "manifest.parquet"), Manifest.load(gallery_run.parent / "new.parquet")
-    changed = {(int(r), int(c)): int(new.labels[r, c]) for r, c in zip(*np.nonzero(old.labels != new.labels), strict=True)}
+    changed = {
+        (int(r), int(c)): int(new.labels[r, c]) for r, c in zip(*np.nonzero(old.labels != new.labels), strict=True)
+    }
     assert changed == {(row, 0): 0, (other, 1): 1, **({(row, 2): -1} if old.labels[row, 2] != -1 else {})}
     assert new.boxes(row) == []
     assert new.paths == [path.absolute() for path in old.paths]
@@ -279,7 +283,11 @@ def test_voc_lists_hold_the_new_labels(tmp_path):
     scores = np.full((2, 2), 0.5, np.float32)
     predictions = Predictions(("b", "c"), ("val", "val"), scores, manifest.labels[1:], ("cat", "a/b"))
     collection = Collection(predictions, manifest, np.array([1, 2]))
-    made = [Decision("c", "cat", 0, "flip", "t"), Decision("b", "a/b", 1, "difficult", "t"), Decision("x", "cat", 0, "flip", "t")]
+    made = [
+        Decision("c", "cat", 0, "flip", "t"),
+        Decision("b", "a/b", 1, "difficult", "t"),
+        Decision("x", "cat", 0, "flip", "t"),
+    ]
     with zipfile.ZipFile(io.BytesIO(as_voc(collection, made))) as archive:
         found = {name: archive.read(name).decode() for name in archive.namelist()}
     assert found == {

@@ -25,7 +25,9 @@ for i in range(10**9):
     print(i, flush=True)
 """
 
-steps = st.lists(st.one_of(st.none(), st.tuples(st.sampled_from("abc"), st.sampled_from("xy"), st.sampled_from(ACTIONS))))
+steps = st.lists(
+    st.one_of(st.none(), st.tuples(st.sampled_from("abc"), st.sampled_from("xy"), st.sampled_from(ACTIONS)))
+)
 
 
 @given(steps)
@@ -88,7 +90,9 @@ def test_one_writes_at_a_time(tmp_path):
     second.close()
 
 
-@pytest.mark.parametrize("line", [b"{}", b"nonsense", b"[]", b'{"action": "undo"}', b"\xff", b"", b'{"action": "keep"}'])
+@pytest.mark.parametrize(
+    "line", [b"{}", b"nonsense", b"[]", b'{"action": "undo"}', b"\xff", b"", b'{"action": "keep"}']
+)
 def test_a_foreign_line_is_named(tmp_path: Path, line):
     path = tmp_path / "made.jsonl"
     journal = Journal(path)

@@ -55,8 +55,7 @@ export class Virtual {
 
   // Writes all items in sight anew.
   refresh() {
-    for (const element of this.shown.values()) this.#release(element);
-    this.shown.clear();
+    for (const [index, element] of this.shown) if (index < this.count) this.update(element, index);
     this.#draw();
   }
 
