@@ -88,7 +88,7 @@ def test_what_is_not_there_is_refused(tmp_path, gallery_run):
     (tmp_path / "broken.parquet").write_bytes(b"nonsense")
     for path, settings in (
         (tmp_path / "none.parquet", {}), (tmp_path / "broken.parquet", {}), (tmp_path / "none", {}), (tmp_path, {}),
-        (gallery_run, {"images": tmp_path}), (gallery_run, {"images": tmp_path / "none"}), (gallery_run, {"kind": "voc"}),
+        (gallery_run, {"images": tmp_path}), (gallery_run, {"images": tmp_path / "x"}), (gallery_run, {"kind": "voc"}),
     ):  # fmt: skip
         with pytest.raises(UserError):
             open_gallery(path, **settings)

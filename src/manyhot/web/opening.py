@@ -97,14 +97,13 @@ def read_table(path: Path) -> Predictions:
         UserError: no such file, no ids or scores in it, an id twice, a score outside 0…1.
     """
     try:
+        if path.suffix == ".parquet" and "manyhot.predictions" in pl.read_parquet_metadata(path):
+            return Predictions.load(path)
         frame = pl.read_csv(path, infer_schema_length=None) if path.suffix == ".csv" else pl.read_parquet(path)
     except FileNotFoundError:
         raise UserError("there is no such file.", file=path) from None
     except (OSError, pl.exceptions.PolarsError) as error:
         raise UserError(f"this is not a table ({error}).", file=path) from None
-    if path.suffix == ".parquet" and "manyhot.predictions" in pl.read_parquet_metadata(path):
-        del frame
-        return Predictions.load(path)
     if "id" not in frame.columns:
         raise UserError("the table has no column 'id'.", file=path, remedy=f"It has {_some(frame.columns)}.")
     ids = frame["id"].cast(pl.String)
