@@ -1,7 +1,7 @@
 """Take the pictures of the gallery for README and docs from the real page.
 
-Run `python docs/make_gallery_pictures.py RUN CLASS PICTURE` with an evaluated run, the class and the number of the
-picture to show. Needs Chromium and playwright (the `dev` extra).
+Run `python docs/make_gallery_pictures.py demo test three 416` after `make demo`: an evaluated run, its split, the class
+and the number of the picture to show. Needs Chromium and playwright (the `dev` extra).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ CHROMIUM = "--no-sandbox --disable-gpu --disable-background-networking --disable
 
 def main() -> None:
     """The gallery in light, a picture of it in dark."""
-    run, name, row = sys.argv[1:4]
+    run, split, name, row = sys.argv[1:5]
     folder = Path(__file__).parent / "images"
-    command = [sys.executable, "-m", "manyhot", "browse", run, "--port", "0"]
+    command = [sys.executable, "-m", "manyhot", "browse", run, "--split", split, "--port", "0"]
     with (
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server,  # noqa: S603
         sync_playwright() as playwright,

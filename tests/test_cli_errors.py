@@ -228,3 +228,10 @@ def test_predict_refuses_in_words(finished: Path, folder: Path) -> None:
     refused(manyhot("predict", folder, folder / "0.jpg", "--out", folder / "scores.csv"), "no trained model")
     refused(manyhot("evaluate", folder), "holds no run")
     refused(manyhot("evaluate", finished, "--set", "training.epochs=3"), "evaluation.*")
+
+
+def test_browse_refuses_what_is_not_there_and_open_doors(tmp_path: Path) -> None:
+    refused(manyhot("browse", tmp_path / "none"), "none", "no such run folder")
+    refused(manyhot("browse", tmp_path / "none.parquet"), "none.parquet", "no such file")
+    (tmp_path / "scores.csv").write_text("id,cat\na,0.5\n")
+    refused(manyhot("browse", tmp_path / "scores.csv", "--host", "0.0.0.0", "--port", "0"), "--token")  # noqa: S104

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import zipfile
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -296,3 +298,19 @@ def test_voc_lists_hold_the_new_labels(tmp_path):
         "Main/cat_train.txt": "a  1\n", "Main/cat_val.txt": "b  0\nc  1\n",
         "Main/a_b_train.txt": "a -1\n", "Main/a_b_val.txt": "b  0\nc -1\n",
     }  # fmt: skip
+
+
+def test_the_page_has_the_colours_of_the_report():
+    def colours(style: str) -> set[str]:
+        return set(re.findall(r"--[a-z]+:#[0-9a-f]{6}", style))
+
+    root = resources.files("manyhot")
+    page, report = (root / "web/static/style.css").read_text("utf-8"), (root / "report/style.css").read_text("utf-8")
+    assert colours(page) == colours(report)
+
+
+def test_scripts_load_nothing_from_elsewhere_and_write_no_markup():
+    for file in (resources.files("manyhot.web") / "static").iterdir():
+        text = file.read_text("utf-8").replace("http://www.w3.org/2000/svg", "")
+        assert not re.search(r"https?:|//[a-z]+\.|@import|url\(", text), file.name
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", text), file.name

@@ -30,8 +30,8 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
-BODY_LIMIT, UPLOAD_LIMIT = 65_536, 33_554_432
-"""Bytes that a request may send: as a rule, and a picture to try."""
+BODY_LIMIT = 65_536
+"""Bytes that a request may send."""
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(:\d{1,5})?")
@@ -45,13 +45,11 @@ class Guard:
         app: what answers.
         loopback: served on this machine alone; else also under addresses and names of this machine.
         token: what every request must show, as cookie or `Authorization: Bearer`; None asks for nothing.
-        uploads: paths that take pictures.
     """
 
     app: App
     loopback: bool = True
     token: str | None = None
-    uploads: frozenset[str] = frozenset()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -66,7 +64,7 @@ class Guard:
             await _answer(send, *fault)
         elif self.token and (answer := self._entered(scope, headers)):
             await _answer(send, *answer)
-        elif (body := await self._body(scope, headers, receive)) is None:
+        elif (body := await _body(headers, receive)) is None:
             await _answer(send, 413, "the request is too large.")
         else:
             await self.app(scope, _replayed(body, receive), _with_headers(send))
@@ -115,21 +113,6 @@ class Guard:
             return 303, "", {"location": "/?" + urlencode(asked, doseq=True), "set-cookie": cookie}
         return 401, "open the address that `manyhot browse` printed; it holds the token.", {}
 
-    async def _body(self, scope: Scope, headers: _Headers, receive: Receive) -> bytes | None:
-        """The whole body; None where it is longer than allowed, however it was announced."""
-        limit = UPLOAD_LIMIT if scope["path"] in self.uploads else BODY_LIMIT
-        length = headers.first("content-length")
-        if length is not None and (not length.isdecimal() or int(length) > limit):
-            return None
-        body = bytearray()
-        while True:
-            message = await receive()
-            body += message.get("body", b"")
-            if len(body) > limit:
-                return None
-            if message["type"] == "http.disconnect" or not message.get("more_body"):
-                return bytes(body)
-
 
 class _Headers:
     def __init__(self, scope: Scope) -> None:
@@ -145,6 +128,21 @@ class _Headers:
 
 def _same(shown: str, wanted: str) -> bool:
     return hmac.compare_digest(shown.encode(), wanted.encode())
+
+
+async def _body(headers: _Headers, receive: Receive) -> bytes | None:
+    """The whole body; None where it is longer than allowed, however it was announced."""
+    length = headers.first("content-length")
+    if length is not None and (not length.isdecimal() or int(length) > BODY_LIMIT):
+        return None
+    body = bytearray()
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if len(body) > BODY_LIMIT:
+            return None
+        if message["type"] == "http.disconnect" or not message.get("more_body"):
+            return bytes(body)
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

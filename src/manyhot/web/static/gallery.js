@@ -1,16 +1,15 @@
 // The gallery: brings rail, threshold, grid, picture and review together, and keeps them in step with the address.
 
-import { getBytes, getJson } from "./api.js";
+import { getJson } from "./api.js";
+import { Arrays } from "./arrays.js";
 import { byId, fixed, h, number, say } from "./dom.js";
 import { Grid } from "./grid.js";
 import { PictureView } from "./picture.js";
 import { Rail } from "./rail.js";
-import { Ranking } from "./ranking.js";
 import { Review } from "./review.js";
 import { set, state } from "./state.js";
 import { Threshold } from "./threshold.js";
 
-const KEPT = 3; // classes whose arrays stay in memory
 const pause = () => new Promise((go) => { setTimeout(go); });
 const EMPTY = {
   suspect: "No label of this class is known, so none can be wrong.",
@@ -19,7 +18,7 @@ const EMPTY = {
 
 export class Gallery {
   constructor(about, complain) {
-    Object.assign(this, { about, complain, rankings: new Map(), suspects: new Map(), rows: new Uint32Array(0) });
+    Object.assign(this, { about, complain, arrays: new Arrays(about.n), rows: new Uint32Array(0) });
     this.rail = new Rail(about, (c) => this.choose(c));
     this.threshold = new Threshold(about);
     this.review = new Review(about, () => this.#decided());
@@ -55,14 +54,13 @@ export class Gallery {
     }
     if (["class", "sort", "find"].some((key) => before[key] !== state[key])) this.rail.render();
     const turn = (this.turn = {});
-    let having;
-    let ranking;
+    let [having, ranking, suspects] = [];
     try {
       byId("grid").setAttribute("aria-busy", "true");
-      ranking = await this.#ranking(wanted);
+      ranking = await this.arrays.ranking(wanted);
       const other = this.about.classes.indexOf(state.with);
-      having = other >= 0 ? (await this.#ranking(other)).labels : undefined;
-      if (state.order === "suspect") await this.#suspected(wanted);
+      having = other >= 0 ? (await this.arrays.ranking(other)).labels : undefined;
+      suspects = state.order === "suspect" ? await this.arrays.suspects(wanted) : undefined;
       if (turn !== this.turn) return;
       this.c = wanted;
       this.ranking = ranking;
@@ -72,7 +70,7 @@ export class Gallery {
     } finally {
       if (turn === this.turn) byId("grid").removeAttribute("aria-busy");
     }
-    this.#list(before, having);
+    this.#list(before, having, suspects);
     this.#picture();
     // One piece of work at a time: with a million pictures the page must answer in between.
     await pause();
@@ -85,13 +83,12 @@ export class Gallery {
     this.drawn = ranking;
   }
 
-  #list(before, having) {
+  #list(before, having, suspects) {
     const t = this.threshold.value(this.c);
     byId("order").value = state.order;
     this.#head();
     const keys = ["view", "class", "order", "show", "with", ...(state.order === "near" || state.show ? ["t"] : [])];
     if (keys.some((key) => before[key] !== state[key]) || (before.at !== state.at && state.at !== this.ownAt)) {
-      const suspects = this.suspects.get(this.c);
       this.rows = this.ranking.rows({ order: state.order, t, kinds: this.threshold.kinds, suspects, having });
       this.grid.show(this.ranking, t, this.rows, Number(state.at) || 0);
     } else if (before.t !== state.t) this.grid.remark(t);
@@ -140,23 +137,6 @@ export class Gallery {
     if (!this.ranking) return;
     this.grid.remark(this.threshold.value(this.c));
     this.#picture();
-  }
-
-  async #ranking(c) {
-    if (!this.rankings.has(c)) {
-      const loading = getBytes(`/api/classes/${c}/ranking`).then((bytes) => new Ranking(bytes, this.about.n));
-      this.rankings.set(c, loading);
-      loading.catch(() => this.rankings.delete(c));
-      for (const old of this.rankings.keys()) if (this.rankings.size > KEPT && old !== c && old !== this.c) this.rankings.delete(old);
-    }
-    return this.rankings.get(c);
-  }
-
-  async #suspected(c) {
-    if (this.suspects.has(c)) return;
-    const bytes = await getBytes(`/api/classes/${c}/suspects`);
-    this.suspects.clear();
-    this.suspects.set(c, new Uint32Array(bytes, 0, bytes.byteLength / 5));
   }
 
   async #measure() {
