@@ -310,6 +310,8 @@ def test_every_page_fits_and_every_control_has_a_name(start, opened, gallery_run
     for view in ("", "?class=cat&row=4", "?view=pairs", "?view=live"):
         page = opened(url + view, width, 800, scheme)
         expect(page.locator("main > section:not([hidden])")).to_be_visible()
+        if view == "?view=pairs":
+            expect(page.locator("#pairs tbody tr").first).to_be_visible()
         page.wait_for_timeout(300)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         nameless = page.evaluate(

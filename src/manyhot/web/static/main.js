@@ -14,7 +14,7 @@ function complain(error) {
   byId("notice").hidden = !error;
 }
 
-function narrow() {
+function narrow(opened) {
   const small = matchMedia("(max-width: 60rem)");
   const fit = () => { byId("panel").open = !small.matches; };
   small.addEventListener("change", fit);
@@ -22,6 +22,7 @@ function narrow() {
   byId("classes-toggle").addEventListener("click", () => {
     const open = byId("rail-box").classList.toggle("open");
     byId("classes-toggle").setAttribute("aria-expanded", String(open));
+    if (open) requestAnimationFrame(() => requestAnimationFrame(opened)); // once the list has a height
   });
 }
 
@@ -56,7 +57,6 @@ function keysOf(gallery) {
 
 async function start() {
   themeButton();
-  narrow();
   let about;
   try {
     about = await getJson("/api/gallery");
@@ -67,6 +67,7 @@ async function start() {
   say(byId("title"), about.title);
   document.title = about.title;
   const gallery = about.n ? new Gallery(about, complain) : null;
+  narrow(() => gallery?.rail.render());
   const pages = { pairs: new PairsPage(about), live: new LivePage(about) };
   const available = { gallery: about.n > 0, pairs: about.n > 0, live: about.run };
   const keys = keysOf(gallery);
