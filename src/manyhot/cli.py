@@ -415,6 +415,37 @@ def compare(
 
 
 @app.command()
+def browse(
+    path: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run folder, or a table of predictions (.parquet, .csv).")
+    ],
+    split: Annotated[str | None, typer.Option(help="Split of a run; by default the recipe's val split.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the pictures that a table names.")] = None,
+    data: Annotated[str | None, typer.Option(help="The data that was scored. " + SOURCE_HELP)] = None,
+    kind: Kind = None,
+    journal: Annotated[Path | None, typer.Option(help="File of the decisions taken in review.")] = None,
+    host: Annotated[str, typer.Option(help="Address to serve on; any but this machine's own needs --token.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8321,
+    token: Annotated[str | None, typer.Option(help="What visitors must show.")] = None,
+    open: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,  # noqa: A002
+) -> None:
+    """Look through pictures class by class in a browser, find mistakes, and mend labels."""
+    from manyhot.web.opening import open_gallery
+    from manyhot.web.serving import serve
+
+    opened = open_gallery(path, split=split, images=images, data=data, kind=kind, journal=journal)
+
+    def ready(address: str) -> None:
+        typer.echo(f"gallery: {address}  (Ctrl-C ends it)")
+        if open:
+            typer.launch(address)
+
+    serve(opened, host=host, port=port, token=token, ready=ready)
+
+
+@app.command()
 def predict(
     model: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a bundle.")],
     paths: Annotated[list[Path], typer.Argument(metavar="PATHS", help="Images, or folders of images.")],
