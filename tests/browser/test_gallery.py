@@ -28,6 +28,9 @@ SHOWN = ".tile:not([hidden])"
 Start = Callable[..., "Server"]
 
 
+expect.set_options(timeout=30_000)  # on a busy machine the page is slower, not wrong
+
+
 class Server:
     """`manyhot browse` on a free port."""
 
