@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from manyhot.data.manifest import Box, Manifest, Row
+from manyhot.predictions import Predictions
 from manyhot.processor import prepare_processor
 
 prepare_processor()  # as the command line does, before anything loads torch
@@ -41,6 +44,12 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session")
+def colours() -> dict[str, tuple[int, int, int]]:
+    """The classes of `tiny_table`, and the colour of their squares."""
+    return COLOURS
+
+
+@pytest.fixture(scope="session")
 def tiny_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CSV of 50 pictures of coloured squares on noise, some labels ignored: 26 train, 12 val, 12 test."""
     folder = tmp_path_factory.mktemp("tiny")
@@ -67,3 +76,45 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
     path.write_text(RECIPE)
     return path
+
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+GALLERY_CLASSES = ("cat", "dog", HOSTILE, "none", "a b/c")
+
+
+@pytest.fixture
+def gallery_run(tmp_path: Path, tiny_recipe: Path) -> Path:
+    """A run folder as `evaluate` leaves it, of 60 pictures: the last two missing and damaged; classes of hostile names.
+
+    Beside it lies `canary.jpg`, which nothing in the run names.
+    """
+    run, pictures = tmp_path / "run", tmp_path / "pictures"
+    pictures.mkdir()
+    rng = np.random.default_rng(11)
+    labels = (rng.random((60, len(GALLERY_CLASSES))) < 0.4).astype(np.int8)
+    labels[rng.random(labels.shape) < 0.05] = -1
+    labels[:, 3] = 0
+    scores = np.clip(0.35 * labels + rng.random(labels.shape) * 0.64, 0, 1).astype(np.float32)
+    scores[5, 0] = scores[6, 0]  # a tie
+    rows = []
+    for i in range(60):
+        name = f"{HOSTILE.replace('/', '')}-{i}" if i == 3 else f"picture-{i:02}"
+        Image.new("RGB", (90 + i, 70), (4 * i, 120, 255 - 4 * i)).save(pictures / f"{name}.jpg")
+        boxes = [Box("cat", 5, 5, 50, 40)] if labels[i, 0] == 1 else []
+        rows.append(Row(name, f"{name}.jpg", "val", labels[i].tolist(), 90 + i, 70, boxes))
+    (pictures / "picture-58.jpg").unlink()
+    (pictures / "picture-59.jpg").write_bytes(b"\xff\xd8\xff no picture")
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "canary.jpg")
+    rows.append(Row("train-0", "picture-00.jpg", "train", [1, 0, 0, 0, 0]))
+    ids = tuple(row.id for row in rows[:60])
+    run.mkdir()
+    (run / "recipe.yaml").write_text(tiny_recipe.read_text(), encoding="utf-8")
+    Manifest.from_rows(pictures, GALLERY_CLASSES, rows, label_rule="made up").save(run / "manifest.parquet")
+    thresholds = (0.5, 0.6, 0.4, 0.5, 0.5)
+    predictions = Predictions(ids, ("val",) * 60, scores, labels, GALLERY_CLASSES, thresholds=thresholds)
+    predictions.save(run / "evaluation" / "val" / "predictions.parquet")
+    lines = [
+        {"epoch": e, "train_loss": 1 / e, "val_map": 1 - 0.5 / e, "lr": 1e-3, "val_ap": {"cat": 0.5}} for e in (1, 2)
+    ]
+    (run / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return run

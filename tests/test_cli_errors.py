@@ -275,3 +275,10 @@ def test_a_search_for_a_rate_that_cannot_be_made(folder: Path) -> None:
     refused(manyhot(*start, folder / "a.svg", "--lowest", "2", "--highest", "1"), "from a rate above 0 to a higher one")
     refused(manyhot("recipes", "--summary"), "--summary needs the name of a recipe")
     assert contents(folder) == before
+
+
+def test_browse_refuses_what_is_not_there_and_open_doors(tmp_path: Path) -> None:
+    refused(manyhot("browse", tmp_path / "none"), "none", "no such run folder")
+    refused(manyhot("browse", tmp_path / "none.parquet"), "none.parquet", "no such file")
+    (tmp_path / "scores.csv").write_text("id,cat\na,0.5\n")
+    refused(manyhot("browse", tmp_path / "scores.csv", "--host", "0.0.0.0", "--port", "0"), "--token")  # noqa: S104

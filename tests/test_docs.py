@@ -116,13 +116,14 @@ def run(tiny_recipe: Path, tiny_table: Path, tmp_path_factory: pytest.TempPathFa
     changes = ["training.epochs=1", "training.freeze_epochs=0"]
     manyhot.train(manyhot.load_recipe(str(tiny_recipe), changes), manyhot.open_source(str(tiny_table)), out)
     manyhot.evaluate(out)
+    manyhot.localize(out)
     return out
 
 
 def test_what_a_run_leaves_is_documented(run):
     concepts = (DOCS / "concepts.md").read_text(encoding="utf-8")
     for file in (path for path in sorted(run.rglob("*")) if path.is_file()):
-        path = file.relative_to(run).as_posix().replace("evaluation/val/", "evaluation/SPLIT/")
+        path = re.sub("^(evaluation|localization)/val/", r"\1/SPLIT/", file.relative_to(run).as_posix())
         known = [path, *(f"{parent.as_posix()}/" for parent in Path(path).parents)]
         assert any(f"`{one}`" in concepts for one in known), path
 
@@ -133,3 +134,8 @@ def test_what_a_run_leaves_is_documented(run):
     measures = (DOCS / "metrics.md").read_text(encoding="utf-8")
     metrics = json.loads((run / "evaluation" / "val" / "metrics.json").read_text(encoding="utf-8"))
     assert [key for key in metrics if f"`{key}`" not in measures] == []
+
+    measures = (DOCS / "localization.md").read_text(encoding="utf-8")
+    metrics = json.loads((run / "localization" / "val" / "metrics.json").read_text(encoding="utf-8"))
+    inner = [*metrics["pointing"], *metrics["detection"], *metrics["classes"][0], *metrics["baselines"]]
+    assert [key for key in [*metrics, *inner] if f"`{key}`" not in measures] == []

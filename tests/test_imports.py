@@ -21,6 +21,8 @@ HEAVY = {
     "accelerate",
     "sklearn",
     "yaml",
+    "fastapi",
+    "uvicorn",
 }
 LOADED = "import sys; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
 

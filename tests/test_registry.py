@@ -31,6 +31,11 @@ def test_a_setting_becomes_the_part_it_names(shapes):
     assert type(part) is dict(shapes)["circle"]
 
 
+def test_a_part_knows_its_name_again(shapes):
+    for name, part in shapes:
+        assert shapes.name_of(part.model_construct()) == name
+
+
 def test_building_leaves_the_setting_alone(shapes):
     setting = {"name": "square", "side": 2}
     assert shapes.build(setting).side == 2

@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from manyhot.calibrating import calibrate
     from manyhot.data.manifest import Manifest
     from manyhot.data.sources import open_source
+    from manyhot.detections import Detections
     from manyhot.errors import UserError
     from manyhot.evaluation import evaluate
     from manyhot.inference.predict import Predictor, load
+    from manyhot.localizing import localize
     from manyhot.metrics.summary import measure
     from manyhot.predictions import Predictions
     from manyhot.recipe import Recipe, load_recipe
@@ -26,6 +28,7 @@ __version__ = "0.1.0"
 
 # Where each public name lives: nothing is imported before it is asked for, so that `import manyhot` costs nothing.
 _HOMES = {
+    "Detections": "manyhot.detections",
     "Manifest": "manyhot.data.manifest",
     "Predictions": "manyhot.predictions",
     "Predictor": "manyhot.inference.predict",
@@ -35,12 +38,14 @@ _HOMES = {
     "evaluate": "manyhot.evaluation",
     "load": "manyhot.inference.predict",
     "load_recipe": "manyhot.recipe",
+    "localize": "manyhot.localizing",
     "measure": "manyhot.metrics.summary",
     "open_source": "manyhot.data.sources",
     "train": "manyhot.training.train",
 }
 
 __all__ = [
+    "Detections",
     "Manifest",
     "Predictions",
     "Predictor",
@@ -50,6 +55,7 @@ __all__ = [
     "evaluate",
     "load",
     "load_recipe",
+    "localize",
     "measure",
     "open_source",
     "train",

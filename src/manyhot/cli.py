@@ -333,6 +333,41 @@ def evaluate(
 
 
 @app.command()
+def localize(
+    run: RunFolder,
+    split: Annotated[str | None, typer.Option(help="Split to look at; by default the recipe's val split.")] = None,
+    data: Annotated[str | None, typer.Option(help="Other data with the same classes. " + SOURCE_HELP)] = None,
+    heatmap: Annotated[str, typer.Option(help="cam, contributions, gradcam, layercam or occlusion.")] = "gradcam",
+    boxes: Annotated[str, typer.Option(help="largest, components or extreme.")] = "extreme",
+    threshold: Annotated[float | None, typer.Option(help="Share of a map's maximum that is inside a box.")] = None,
+    crops: Annotated[str | None, typer.Option(help="Other views than in training, as a recipe's input.crops.")] = None,
+    flip: Annotated[bool, typer.Option("--flip", help="Average with the maps of mirrored views.")] = False,
+    min_score: Annotated[float, typer.Option(help="Classes scored below give no boxes.")] = 0.01,
+    tolerance: Annotated[float, typer.Option(help="Pixels by which a point may miss a box.")] = 18.0,
+    on_error: Skip = None,
+    kind: Kind = None,
+) -> None:
+    """Say where in the pictures the classes are, and measure it by the true boxes."""
+    from manyhot.localizing import localize as run_localization
+    from manyhot.localizing import summarize as summarize_places
+
+    found = run_localization(
+        run,
+        split,
+        manifest=_other_data(run, data, kind),
+        heatmap=heatmap,
+        boxes=boxes,
+        threshold=threshold,
+        crops=crops,
+        flip=flip,
+        min_score=min_score,
+        tolerance=tolerance,
+        on_error=on_error,
+    )
+    typer.echo(f"{summarize_places(found.metrics)}\ndetections: {found.folder / 'detections.parquet'}")
+
+
+@app.command()
 def calibrate(
     run: RunFolder,
     split: Annotated[str | None, typer.Option(help="Split to fit on; by default the recipe's val split.")] = None,
@@ -380,6 +415,37 @@ def compare(
 
 
 @app.command()
+def browse(
+    path: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run folder, or a table of predictions (.parquet, .csv).")
+    ],
+    split: Annotated[str | None, typer.Option(help="Split of a run; by default the recipe's val split.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the pictures that a table names.")] = None,
+    data: Annotated[str | None, typer.Option(help="The data that was scored. " + SOURCE_HELP)] = None,
+    kind: Kind = None,
+    journal: Annotated[Path | None, typer.Option(help="File of the decisions taken in review.")] = None,
+    host: Annotated[str, typer.Option(help="Address to serve on; any but this machine's own needs --token.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8321,
+    token: Annotated[str | None, typer.Option(help="What visitors must show.")] = None,
+    open: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,  # noqa: A002
+) -> None:
+    """Look through pictures class by class in a browser, find mistakes, and mend labels."""
+    from manyhot.web.opening import open_gallery
+    from manyhot.web.serving import serve
+
+    opened = open_gallery(path, split=split, images=images, data=data, kind=kind, journal=journal)
+
+    def ready(address: str) -> None:
+        typer.echo(f"gallery: {address}  (Ctrl-C ends it)")
+        if open:
+            typer.launch(address)
+
+    serve(opened, host=host, port=port, token=token, ready=ready)
+
+
+@app.command()
 def predict(
     model: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a bundle.")],
     paths: Annotated[list[Path], typer.Argument(metavar="PATHS", help="Images, or folders of images.")],
@@ -395,6 +461,22 @@ def predict(
     predictions = load(model).predict(paths, on_error=on_error)
     predictions.save(out, predicted=predicted)
     typer.echo(f"{len(predictions)} pictures scored: {out}")
+
+
+@app.command()
+def convert(
+    model: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a bundle.")],
+    mode: Annotated[
+        str, typer.Option("--weight-standardize", help="Mode: alpha, channel-eps, gain, exact-mean or another.")
+    ],
+    out: Annotated[Path, typer.Option(help="The run folder, or bundle, to make.")],
+) -> None:
+    """Turn a trained network into a weight-standardised one of the same function."""
+    from manyhot.converting import convert as run_conversion
+    from manyhot.converting import summarize
+
+    conversion = run_conversion(model, mode, out)
+    typer.echo(f"{summarize(conversion)}\nwritten: {conversion.model}")
 
 
 @app.command()

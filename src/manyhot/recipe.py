@@ -99,6 +99,11 @@ class Model(Section):
         description="pixels between cells of the feature map, where timm can trade strides for dilation; "
         "null: the network's own",
     )
+    weight_standardization: OptionalSetting = Field(
+        None,
+        description="a weight standardization part: every convolution of the backbone is weight-standardised after its "
+        "weights are loaded, and keeps its function unless the part says otherwise; null: none is",
+    )
     frozen: bool = Field(
         default=False, description="the backbone is not trained: no gradient, no BatchNorm update, always eval mode"
     )

@@ -49,6 +49,10 @@ class Registry(Generic[P]):
         """Names and classes, sorted by name."""
         return iter(sorted(self._parts.items()))
 
+    def name_of(self, part: P) -> str:
+        """The name under which a part's class is registered."""
+        return next(name for name, known in self._parts.items() if known is type(part))
+
     def build(self, setting: Mapping[str, Any]) -> P:
         """The part that `{"name": …, key: value, …}` describes.
 

@@ -82,6 +82,10 @@ class Run:
         """Folder of the measures, predictions and report of one split."""
         return self.path / "evaluation" / split
 
+    def localization(self, split: str) -> Path:
+        """Folder of the boxes, places and their measures of one split."""
+        return self.path / "localization" / split
+
     def read_history(self) -> list[dict[str, Any]]:
         """The epochs so far, oldest first."""
         if not self.history.exists():

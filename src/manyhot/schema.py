@@ -9,6 +9,7 @@ from manyhot.data.crops import crops
 from manyhot.data.transforms import augmentations
 from manyhot.models.crop_pooling import crop_poolings
 from manyhot.models.pooling import poolings
+from manyhot.models.weight_standardization import standardizations
 from manyhot.recipe import Recipe
 from manyhot.registry import Registry
 from manyhot.training.losses import losses
@@ -20,6 +21,7 @@ from manyhot.training.solvers import solvers
 REGISTRIES: dict[str, Registry[Any]] = {
     "input.crops": crops,
     "input.augment": augmentations,
+    "model.weight_standardization": standardizations,
     "model.pooling": poolings,
     "model.crop_pooling": crop_poolings,
     "loss": losses,

@@ -132,3 +132,44 @@ def test_other_crops_at_test_leave_the_rest():
 def test_unknown_crops_are_refused(way, message):
     with pytest.raises(UserError, match=message):
         _ = rules(way).cropping
+
+
+WAYS = [
+    "one", "five", "ten", {"name": "scales", "sizes": [40, 56], "mirrored": True}, {"name": "dense", "sizes": [48]},
+]  # fmt: skip
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    way=st.sampled_from(WAYS),
+    width=st.integers(40, 220),
+    height=st.integers(40, 220),
+    resize=st.integers(33, 70),
+    fit=st.sampled_from(["crop", "squash"]),
+)
+def test_frames_say_where_every_crop_lies(way, width, height, resize, fit):
+    # On a picture whose red is the column and whose green is the row, a crop's pixels say where they come from.
+    columns, rows = np.arange(width), np.arange(height)
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[..., 0], pixels[..., 1] = columns, rows[:, None]
+    sizes = {"resize": resize} if way in ("five", "ten") or (way, fit) == ("one", "crop") else {}
+    rule = rules(way, size=32, fit=fit, **sizes)
+    views, frames = rule.views(Image.fromarray(pixels)), rule.frames((width, height))
+    assert len(views) == len(frames)
+    for view, frame in zip(views, frames, strict=True):
+        assert view.size == (frame.width, frame.height)
+        across = (np.arange(frame.width) + 0.5) * (frame.right - frame.left) / frame.width
+        column = (frame.right - across if frame.mirrored else frame.left + across) - 0.5
+        row = frame.top + (np.arange(frame.height) + 0.5) * (frame.bottom - frame.top) / frame.height - 0.5
+        # Resizing keeps a slope, but near the picture's edges, where the filter finds nothing beyond.
+        for found, wanted, length in ((array(view)[5, :, 0], column, width), (array(view)[:, 5, 1], row, height)):
+            reach = 2 + 2 * abs(wanted[1] - wanted[0])
+            inner = (wanted > reach) & (wanted < length - 1 - reach)
+            assert np.abs(found - wanted)[inner].max(initial=0) <= 1.01
+
+
+def test_a_flipped_frame_shows_the_same_part():
+    (frame,) = rules("one", size=32, resize=48).frames((64, 48))
+    assert frame.flipped() != frame
+    assert frame.flipped().flipped() == frame
+    assert (frame.left, frame.top, frame.right, frame.bottom) == (16, 8, 48, 40)

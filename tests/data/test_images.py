@@ -333,3 +333,16 @@ def test_many_threads_leave_the_warning_filters_as_they_were(tmp_path: Path) -> 
 def test_a_damaged_image_crosses_processes() -> None:
     fault = pickle.loads(pickle.dumps(DamagedImage("a.jpg", "truncated")))  # noqa: S301
     assert (fault.path, fault.reason, str(fault)) == (Path("a.jpg"), "truncated", "a.jpg: truncated")
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_enough_pixels_are_decoded_and_no_more(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    gradient = np.add.outer(np.arange(900), np.arange(1600)).astype(np.float32) / 10
+    Image.fromarray(gradient.astype(np.uint8)).convert("RGB").save(tmp_path / "a.jpg", quality=95, exif=exif)
+    whole, reduced = open_image(tmp_path / "a.jpg"), open_image(tmp_path / "a.jpg", (200, 200))
+    assert whole.size == ((1600, 900) if orientation == 1 else (900, 1600))
+    assert reduced.size == tuple(length // 4 for length in whole.size)
+    small = [np.asarray(image.resize((160, 90)), np.float32) for image in (whole, reduced)]
+    assert np.abs(small[0] - small[1]).mean() < 1.5

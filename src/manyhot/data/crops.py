@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 from PIL import Image
@@ -16,6 +18,40 @@ Sizes = Annotated[tuple[Annotated[int, Field(ge=16, le=4096)], ...], Field(min_l
 
 # A panorama longer than this many times its height is squashed to it: memory grows with the length.
 _LONGEST = 4
+
+
+Size = tuple[int, int]
+"""Width and height, pixels."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Which part of a picture a crop shows, and how large.
+
+    Places are measured along the edges of pixels: 0 is the left edge of the first one, the picture's width the right
+    edge of the last. The centre of the pixel with index p lies at p + 0.5.
+
+    Arguments:
+        left: edge of the part, pixels of the picture as displayed.
+        top: likewise.
+        right: likewise.
+        bottom: likewise.
+        width: of the crop, pixels of the crop.
+        height: likewise.
+        mirrored: the crop shows the part with left and right exchanged.
+    """
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    width: int
+    height: int
+    mirrored: bool = False
+
+    def flipped(self) -> Frame:
+        """The frame of the same crop, mirrored."""
+        return replace(self, mirrored=not self.mirrored)
 
 
 class Crops(Part):
@@ -41,6 +77,10 @@ class Crops(Part):
         """The crops of a canvas; crops of equal size follow each other."""
         raise NotImplementedError
 
+    def frames(self, size: Size, rules: Preprocessing) -> list[Frame]:
+        """For a picture of this width and height, where each crop that `cut` gives without augmentation lies."""
+        raise NotImplementedError
+
     def describe(self, rules: Preprocessing) -> str:
         """What of a picture is seen, in words."""
         raise NotImplementedError
@@ -61,6 +101,10 @@ class One(Crops):
         """The canvas."""
         return [canvas]
 
+    def frames(self, size: Size, rules: Preprocessing) -> list[Frame]:
+        """The part that is kept."""
+        return [Frame(*rules.kept(size), rules.size, rules.size)]
+
     def describe(self, rules: Preprocessing) -> str:
         """For example "centre crop 224 of shorter side 256"."""
         if rules.fit == "squash":
@@ -79,15 +123,21 @@ class Five(Crops):
 
     def canvas(self, image: Image.Image, rules: Preprocessing) -> Image.Image:
         """The shorter side is `resize`; with `fit: squash` both sides are."""
-        side = max(rules.resize, rules.size)
-        return image.resize(scaled(image.size, side, squash=rules.fit == "squash"), rules.filter)
+        return image.resize(_shared(image.size, rules), rules.filter)
 
     def cut(self, canvas: Image.Image, rules: Preprocessing) -> list[Image.Image]:
         """Top left, top right, bottom left, bottom right, centre: the order of torchvision's `five_crop`."""
-        size = rules.size
-        right, bottom = canvas.width - size, canvas.height - size
-        corners = ((0, 0), (right, 0), (0, bottom), (right, bottom), (round(right / 2), round(bottom / 2)))
-        return [canvas.crop((x, y, x + size, y + size)) for x, y in corners]
+        return [canvas.crop((x, y, x + rules.size, y + rules.size)) for x, y in _corners(canvas.size, rules.size)]
+
+    def frames(self, size: Size, rules: Preprocessing) -> list[Frame]:
+        """Five squares of the resized picture."""
+        width, height = _shared(size, rules)
+        across, down = size[0] / width, size[1] / height
+        side = rules.size
+        return [
+            Frame(x * across, y * down, (x + side) * across, (y + side) * down, side, side)
+            for x, y in _corners((width, height), side)
+        ]
 
     def describe(self, rules: Preprocessing) -> str:
         """For example "five crops 224 of shorter side 400"."""
@@ -107,6 +157,14 @@ class Ten(Five):
         """The five crops, then those of the mirrored picture: the order of torchvision's `ten_crop`."""
         mirrored = canvas.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return super().cut(canvas, rules) + super().cut(mirrored, rules)
+
+    def frames(self, size: Size, rules: Preprocessing) -> list[Frame]:
+        """Of the mirrored picture, the crop on the left shows what is on the right."""
+        plain = super().frames(size, rules)
+        width = size[0]
+        return plain + [
+            replace(frame, left=width - frame.right, right=width - frame.left, mirrored=True) for frame in plain
+        ]
 
     def describe(self, rules: Preprocessing) -> str:
         """For example "ten crops 224 of shorter side 400"."""
@@ -143,6 +201,12 @@ class Scales(Crops):
                 found.append(whole.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
         return found
 
+    def frames(self, size: Size, rules: Preprocessing) -> list[Frame]:
+        """The whole picture every time."""
+        shapes = [scaled(size, side, squash=rules.fit == "squash") for side in self.sizes]
+        mirrors = (False, True) if self.mirrored else (False,)
+        return [Frame(0, 0, *size, *shape, mirrored) for shape, mirrored in itertools.product(shapes, mirrors)]
+
     def describe(self, rules: Preprocessing) -> str:
         """For example "whole picture squashed to 224, 320, 448"."""
         how = "squashed to" if rules.fit == "squash" else "at shorter side"
@@ -173,13 +237,24 @@ class Dense(Scales):
         return f"windows {rules.size} every {self.step} px of {super().describe(rules)}"
 
 
-def scaled(size: tuple[int, int], side: int, *, squash: bool) -> tuple[int, int]:
+def scaled(size: Size, side: int, *, squash: bool) -> Size:
     """Width and height with a shorter side of `side`, in proportion up to 1:4, or both `side` with `squash`."""
     if squash:
         return side, side
     scale = side / min(size)
     width, height = (min(_LONGEST * side, max(side, round(length * scale))) for length in size)
     return width, height
+
+
+def _shared(size: Size, rules: Preprocessing) -> Size:
+    """Size of the canvas that crops are cut from, of a picture of this size."""
+    return scaled(size, max(rules.resize, rules.size), squash=rules.fit == "squash")
+
+
+def _corners(canvas: Size, side: int) -> list[tuple[int, int]]:
+    """Top left corners of five squares."""
+    right, bottom = canvas[0] - side, canvas[1] - side
+    return [(0, 0), (right, 0), (0, bottom), (right, bottom), (round(right / 2), round(bottom / 2))]
 
 
 def _shorter_side(rules: Preprocessing) -> str:

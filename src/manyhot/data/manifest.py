@@ -15,6 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from manyhot.atomic import atomic_path
+from manyhot.detections import Objects
 from manyhot.errors import UserError
 
 Task = Literal["multilabel", "multiclass"]
@@ -142,6 +143,16 @@ class Manifest:
     def boxes(self, index: int) -> list[Box]:
         """The true objects of row `index`."""
         return [Box(box.pop("class"), **box) for box in self.table["boxes"][index].to_list()]
+
+    def objects(self) -> Objects:
+        """The true objects of all rows, picture by picture."""
+        boxes = self.table.select("id", "boxes").explode("boxes").drop_nulls("boxes").unnest("boxes")
+        return Objects(
+            ids=tuple(boxes["id"]),
+            names=tuple(boxes["class"]),
+            boxes=boxes.select("x0", "y0", "x1", "y1").to_numpy().astype(np.float64),
+            difficult=boxes["difficult"].to_numpy().astype(bool),
+        )
 
     def split(self, name: str) -> Manifest:
         """The rows of one split.

@@ -10,7 +10,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from manyhot.data.crops import Crops, crops
+from manyhot.data.crops import Crops, Frame, crops
 from manyhot.recipe import Input
 
 _FILTERS = {
@@ -79,21 +79,28 @@ class Preprocessing(BaseModel):
         """Pillow's filter; all are antialiased."""
         return _FILTERS[self.interpolation]
 
+    def kept(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom edge of the part that `fit_image` keeps of a picture of this width and height."""
+        if self.fit == "squash":
+            return 0.0, 0.0, float(size[0]), float(size[1])
+        scale = max(self.resize, self.size) / min(size)
+        width, height = (max(self.size, round(side * scale)) for side in size)
+        left, top = (width - self.size) / 2, (height - self.size) / 2
+        return (
+            left * size[0] / width,
+            top * size[1] / height,
+            (left + self.size) * size[0] / width,
+            (top + self.size) * size[1] / height,
+        )
+
     def fit_image(self, image: Image.Image) -> Image.Image:
         """The picture as size x size pixels."""
-        if self.fit == "squash":
-            return image.resize((self.size, self.size), self.filter)
-        scale = max(self.resize, self.size) / min(image.size)
-        width, height = (max(self.size, round(side * scale)) for side in image.size)
-        left, top = (width - self.size) / 2, (height - self.size) / 2
         # Resizing only the part that is kept costs less than resizing all and cutting.
-        box = (
-            left * image.width / width,
-            top * image.height / height,
-            (left + self.size) * image.width / width,
-            (top + self.size) * image.height / height,
-        )
-        return image.resize((self.size, self.size), self.filter, box=box)
+        return image.resize((self.size, self.size), self.filter, box=self.kept(image.size))
+
+    def frames(self, size: tuple[int, int]) -> list[Frame]:
+        """Where the crops that `views` cuts from a picture of this width and height lie in it."""
+        return self.cropping.frames(size, self)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Bytes [..., 3, H, W] in 0…255 to float32 of mean 0 and standard deviation 1, on the device where they lie.

@@ -19,6 +19,7 @@ from manyhot.data.transforms import Augmentation
 from manyhot.errors import UserError
 from manyhot.inference.feature_store import Features, FeatureStore, digests, store_key, weights_digest
 from manyhot.models.classifier import Classifier
+from manyhot.models.weight_standardization import standardization_settings
 from manyhot.progress import progress
 
 log = logging.getLogger("manyhot")
@@ -98,6 +99,8 @@ class Extraction:
             "precision": self.precision,
             "view": view,
         }
+        if standardized := standardization_settings(model.backbone):  # they are no tensors, and decide what tensors do
+            parts["weight_standardization"] = standardized
         if view:
             parts["seed"] = self.seed
             parts["augment"] = [part.model_dump(mode="json") | {"name": type(part).__name__} for part in self.augment]

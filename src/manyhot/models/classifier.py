@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from manyhot.models.crop_pooling import crop_poolings
 from manyhot.models.head import Head
 from manyhot.models.layers import render, summarize
 from manyhot.models.pooling import Pooling, poolings
+from manyhot.models.weight_standardization import standardizations, standardize_in_place
 
 Window = tuple[int, int]
 """Side of the windows that a map is pooled by, and the step between them, pixels of the input."""
@@ -49,6 +51,10 @@ class Classifier(nn.Module):
         logits_NC: Tensor = self.head(self.features(images, window))
         return logits_NC
 
+    def traceable(self, images_N3HW: Tensor) -> Any:
+        """What torch.fx can follow of `forward`: the backbone; behind it there is no convolution."""
+        return self.backbone.traceable(images_N3HW)
+
     def features(self, images: Tensor | Sequence[Tensor], window: Window | None = None) -> Tensor:
         """Pooled features [N, I, D] of all crops and windows, before the head; `head(features)` gives the logits.
 
@@ -62,10 +68,13 @@ class Classifier(nn.Module):
         return torch.cat([self._pooled(stack, window) for stack in stacks], dim=1)
 
     def _pooled(self, stack_NV3HW: Tensor, window: Window | None) -> Tensor:
-        map_MDHW = self.backbone(stack_NV3HW.flatten(0, 1))
-        cells = (None, 1) if window is None else [max(1, round(n / self.backbone.geometry.stride)) for n in window]
-        vectors_MPD = torch.stack([self.pooling.pool(part) for part in _windows(map_MDHW, *cells)], dim=1)
+        vectors_MPD = self.pool(self.backbone(stack_NV3HW.flatten(0, 1)), window)
         return vectors_MPD.reshape(len(stack_NV3HW), -1, vectors_MPD.shape[-1])
+
+    def pool(self, map_MDHW: Tensor, window: Window | None = None) -> Tensor:
+        """Maps [M, D, H, W] of the backbone → vectors [M, P, `pooling.width(D)`], of P windows or of the whole map."""
+        cells = (None, 1) if window is None else [max(1, round(n / self.backbone.geometry.stride)) for n in window]
+        return torch.stack([self.pooling.pool(part) for part in _windows(map_MDHW, *cells)], dim=1)
 
     @torch.no_grad()
     def start_at_prior(
@@ -134,6 +143,8 @@ def create_classifier(model: recipe.Model, n_classes: int, crops: int | None = 1
             remedy="Set model.crop_pooling=max, or other input.crops.",
         )
     backbone = create_backbone(model.backbone, model.weights, model.output_stride, model.stages)
+    if model.weight_standardization is not None:
+        standardize_in_place(backbone, standardizations.build(model.weight_standardization))
     if model.frozen:
         backbone.freeze()
     head = Head(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from manyhot.models.weight_standardization import fold_weights
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def _profiles(network: nn.Module, height: int, width: int) -> tuple[torch.Tensor
 
 def _symmetric(backbone: nn.Module) -> nn.Module:
     """A float64 copy on the CPU whose kernels are even, in eval mode, with gradient to its input."""
-    network = copy.deepcopy(backbone)
+    network = fold_weights(backbone)  # a mean that is subtracted would leave nothing of an even kernel
     unfreeze = getattr(network, "unfreeze", None)
     if unfreeze is not None:
         unfreeze()

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manyhot.metrics.calibration import ReliabilityCurve, reliability_curve
+from manyhot.metrics.columns import row_blocks
 from manyhot.metrics.confusion import confusion_matrix, most_confused
 from manyhot.metrics.ranking import precision_recall_curve
 from manyhot.metrics.tail import tail_curve
@@ -101,9 +102,21 @@ def false_positives(predictions: Predictions, thresholds: NDArray[np.float64]) -
         predictions: scores and labels of N images.
         thresholds: [C].
     """
-    present = (predictions.labels == 1).astype(np.int64)
-    wrong = ((predictions.scores > thresholds) & (predictions.labels == 0)).astype(np.int64)
-    return PairCounts(present.T @ wrong, present.sum(axis=0))
+    n_classes = len(predictions.classes)
+    counts, totals = np.zeros((n_classes, n_classes), np.int64), np.zeros(n_classes, np.int64)
+    # A block at a time, whose counts float32 holds exactly: all at once, a million pictures would not fit in memory.
+    for rows in row_blocks(len(predictions), n_classes):
+        labels = predictions.labels[rows]
+        present = (labels == 1).astype(np.float32)
+        if predictions.task == "multiclass":
+            predicted = np.zeros(labels.shape, dtype=bool)
+            predicted[np.arange(len(labels)), predictions.ranking[rows].argmax(axis=1)] = True
+        else:
+            predicted = predictions.scores[rows] > thresholds
+        wrong = (predicted & (labels == 0)).astype(np.float32)
+        counts += (present.T @ wrong).astype(np.int64)
+        totals += present.sum(axis=0).astype(np.int64)
+    return PairCounts(counts, totals)
 
 
 def confusions(predictions: Predictions) -> PairCounts:

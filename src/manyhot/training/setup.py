@@ -25,6 +25,7 @@ from manyhot.inference.features import Extraction, FeatureLoader
 from manyhot.models.classifier import Classifier, create_classifier
 from manyhot.models.crop_pooling import crop_poolings
 from manyhot.models.pooling import poolings
+from manyhot.models.weight_standardization import standardizations
 from manyhot.recipe import Recipe
 from manyhot.training.losses import Loss, losses
 from manyhot.training.mixing import Mix, mixes
@@ -66,6 +67,8 @@ def build_parts(recipe: Recipe) -> Parts:
         raise UserError(f"input.augment names a part that crops, and input.crops is '{way}': the crops are cut twice.")
     poolings.build(recipe.model.pooling)
     crop_poolings.build(recipe.model.crop_pooling)
+    if recipe.model.weight_standardization is not None:
+        standardizations.build(recipe.model.weight_standardization)
     mix, solver = recipe.training.mix, recipe.training.solver
     if solver and recipe.model.crop_pooling["name"] == "max" and way != "one":
         raise UserError(

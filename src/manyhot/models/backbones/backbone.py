@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -103,6 +104,11 @@ class Backbone(nn.Module):
         assert map_NDHW.ndim == 4, f"{self.name} gives no map"
         assert map_NDHW.shape[1] == self.channels, f"{self.name} gives {map_NDHW.shape[1]} channels"
         return map_NDHW
+
+    def traceable(self, x_N3HW: Tensor) -> Any:
+        """What torch.fx can follow of `forward`: the same layers, without the checks of their output."""
+        forward_features = getattr(self.body, "forward_features", None)  # timm's
+        return forward_features(x_N3HW) if forward_features else self._extract(self.body, x_N3HW)
 
     def freeze(self) -> None:
         """No gradient, no BatchNorm update, no dropout, whatever `train()` is told, until `unfreeze()`."""

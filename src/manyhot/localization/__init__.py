@@ -1,0 +1,1 @@
+"""Where in the picture: heat maps, their place, and boxes round them."""

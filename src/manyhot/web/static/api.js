@@ -1,0 +1,44 @@
+// Asking the server, with faults in words.
+
+async function ask(path, options) {
+  let response;
+  try {
+    response = await fetch(path, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Error("The gallery's server does not answer. Is “manyhot browse” still running?");
+  }
+  if (response.ok) return response;
+  let detail = `The server answered ${response.status}.`;
+  try {
+    detail = (await response.json()).detail ?? detail;
+  } catch { /* no JSON: the number must do */ }
+  throw new Error(detail);
+}
+
+export const getJson = async (path, options) => (await ask(path, options)).json();
+export const getBytes = async (path, options) => (await ask(path, options)).arrayBuffer();
+
+export async function post(path, body) {
+  const headers = { "content-type": "application/json" };
+  return (await ask(path, { method: "POST", headers, body: JSON.stringify(body ?? {}) })).json();
+}
+
+export const thumbnail = (row) => `/api/pictures/${row}/thumbnail?placeholder=1`;
+export const large = (row) => `/api/pictures/${row}/image?placeholder=1`;
+
+// Ids of pictures, asked for many at a time and kept.
+const names = new Map();
+const KEPT = 20000;
+
+export async function namesOf(rows) {
+  const missing = rows.filter((row) => !names.has(row)).slice(0, 500);
+  if (missing.length) {
+    const found = await getJson(`/api/pictures?rows=${missing.join(",")}`);
+    if (names.size > KEPT) names.clear();
+    missing.forEach((row, i) => names.set(row, found[i]));
+  }
+  return names;
+}
+
+export const nameOf = (row) => names.get(row);

@@ -1,0 +1,152 @@
+// The gallery: brings rail, threshold, grid, picture and review together, and keeps them in step with the address.
+
+import { getJson } from "./api.js";
+import { Arrays } from "./arrays.js";
+import { byId, fixed, h, number, say } from "./dom.js";
+import { Grid } from "./grid.js";
+import { PictureView } from "./picture.js";
+import { Rail } from "./rail.js";
+import { Review } from "./review.js";
+import { set, state } from "./state.js";
+import { Threshold } from "./threshold.js";
+
+const pause = () => new Promise((go) => { setTimeout(go); });
+const EMPTY = {
+  suspect: "No label of this class is known, so none can be wrong.",
+  loss: "No label of this class is known, so there is no loss.",
+};
+
+export class Gallery {
+  constructor(about, complain) {
+    Object.assign(this, { about, complain, arrays: new Arrays(about.n), rows: new Uint32Array(0) });
+    this.rail = new Rail(about, (c) => this.choose(c));
+    this.threshold = new Threshold(about);
+    this.review = new Review(about, () => this.#decided());
+    this.grid = new Grid({
+      decision: (row) => this.review.decision(row, this.c),
+      open: (index) => set({ row: this.rows[index] }),
+      moved: (first) => { this.ownAt = String(first); set({ at: first }, { replace: true }); },
+    });
+    this.picture = new PictureView(about, {
+      act: (action) => this.act(action),
+      step: (step) => this.step(step),
+      closed: () => { set({ row: "" }); byId("grid").focus({ preventScroll: true }); },
+    });
+    byId("order").addEventListener("change", (event) => set({ order: event.target.value, at: 0 }));
+    this.#measure();
+    this.review.load().catch((error) => complain(error));
+  }
+
+  choose(c) {
+    if (c === undefined) return;
+    set({ view: "gallery", class: this.about.classes[c], t: "", at: 0, row: "", with: "", show: state.with ? "" : state.show });
+    byId("rail-box").classList.remove("open");
+    byId("classes-toggle").setAttribute("aria-expanded", "false");
+  }
+
+  // Brings the page to what the address says; `before` is what it said.
+  async render(before = {}) {
+    const wanted = this.about.classes.indexOf(state.class);
+    if (wanted < 0) {
+      if (state.class) this.complain(new Error(`There is no class “${state.class}” here; this is the first one.`));
+      set({ class: this.about.classes[0] }, { replace: true });
+      return;
+    }
+    if (["class", "sort", "find"].some((key) => before[key] !== state[key])) this.rail.render();
+    const turn = (this.turn = {});
+    let [having, ranking, suspects] = [];
+    try {
+      byId("grid").setAttribute("aria-busy", "true");
+      ranking = await this.arrays.ranking(wanted);
+      const other = this.about.classes.indexOf(state.with);
+      having = other >= 0 ? (await this.arrays.ranking(other)).labels : undefined;
+      suspects = state.order === "suspect" ? await this.arrays.suspects(wanted) : undefined;
+      if (turn !== this.turn) return;
+      this.c = wanted;
+      this.ranking = ranking;
+    } catch (error) {
+      if (turn === this.turn) this.complain(error);
+      return;
+    } finally {
+      if (turn === this.turn) byId("grid").removeAttribute("aria-busy");
+    }
+    this.#list(before, having, suspects);
+    this.#picture();
+    // One piece of work at a time: with a million pictures the page must answer in between.
+    await pause();
+    if (turn !== this.turn) return;
+    this.threshold.count(this.c, ranking);
+    if (this.drawn === ranking) return;
+    await pause();
+    if (turn !== this.turn) return;
+    this.threshold.draw(ranking);
+    this.drawn = ranking;
+  }
+
+  #list(before, having, suspects) {
+    const t = this.threshold.value(this.c);
+    byId("order").value = state.order;
+    this.#head();
+    const keys = ["view", "class", "order", "show", "with", ...(state.order === "near" || state.show ? ["t"] : [])];
+    if (keys.some((key) => before[key] !== state[key]) || (before.at !== state.at && state.at !== this.ownAt)) {
+      this.rows = this.ranking.rows({ order: state.order, t, kinds: this.threshold.kinds, suspects, having });
+      this.grid.show(this.ranking, t, this.rows, Number(state.at) || 0);
+    } else if (before.t !== state.t) this.grid.remark(t);
+    say(byId("count"), `${number(this.rows.length)} of ${number(this.about.n)} pictures`);
+    byId("empty").hidden = this.rows.length > 0;
+    say(byId("empty"), state.show || state.with ? "No picture is of this kind at this threshold." : EMPTY[state.order] ?? "");
+  }
+
+  #head() {
+    const one = this.rail.classes[this.c];
+    say(byId("class-name"), state.class);
+    const facts = one.measured
+      ? `AP ${fixed(one.ap)} · ${number(one.n_positive)} positive${one.n_positive === 1 ? "" : "s"}${one.n_ignored ? ` · ${number(one.n_ignored)} ignored` : ""}`
+      : "measuring …";
+    byId("class-facts").replaceChildren(facts, ...(state.with ? [" · ", h("button", {
+      type: "button", class: "chip", title: "Show all pictures again", onclick: () => set({ with: "", show: "", at: 0 }),
+    }, `only those labelled ${state.with} ×`)] : []));
+    document.title = `${state.class} · ${this.about.title}`;
+  }
+
+  #picture() {
+    if (state.row === "" || !(Number(state.row) < this.about.n)) { this.picture.close(); return; }
+    const row = Number(state.row);
+    const place = this.rows.indexOf(row);
+    const known = { place: place < 0 ? undefined : place, of: this.rows.length, t: this.threshold.value(this.c) };
+    this.picture.show(row, this.c, { ...known, decision: this.review.decision(row, this.c) });
+  }
+
+  step(step) {
+    if (state.row === "") { this.grid.activate(this.grid.active + step); return; }
+    const place = this.rows.indexOf(Number(state.row)) + step;
+    if (place < 0 || place >= this.rows.length) return;
+    this.grid.activate(place);
+    set({ row: this.rows[place] }, { replace: true });
+  }
+
+  act(action) {
+    if (action === "undo") { this.review.undo(); return; }
+    const row = state.row === "" ? this.rows[this.grid.active] : Number(state.row);
+    if (row === undefined) return;
+    this.review.decide(row, this.c, action);
+    this.step(1);
+  }
+
+  #decided() {
+    if (!this.ranking) return;
+    this.grid.remark(this.threshold.value(this.c));
+    this.#picture();
+  }
+
+  async #measure() {
+    try {
+      const found = await getJson("/api/classes");
+      if (!found.measured) { setTimeout(() => this.#measure(), 500); return; }
+      this.rail.measured(found.classes);
+      if (this.c !== undefined) this.#head();
+    } catch (error) {
+      this.complain(error);
+    }
+  }
+}
