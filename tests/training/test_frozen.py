@@ -9,10 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
+from PIL import Image
 
 import manyhot
 from manyhot.atomic import sha256_file
@@ -247,3 +250,18 @@ def test_a_signal_stops_a_solver_and_the_run_resumes(cache, tiny_table, tiny_rec
     done = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert len(history(tmp_path / "run")) == 1
+
+
+def test_a_solver_refuses_windows_that_differ_in_number(cache, tiny, tiny_recipe, tmp_path):
+    dense = ["input.crops={name: dense, sizes: [32, 64], step: 4}", "input.fit=crop", "input.size=16"]
+    few = tiny.rows([i < 30 for i in range(len(tiny))])
+    narrow = few.paths[0]
+    with Image.open(narrow) as image:
+        tall = image.transpose(Image.Transpose.ROTATE_90).resize((40, 80))
+    tall.save(tmp_path / "tall.png")
+    table = few.table.with_columns(
+        pl.when(pl.col("id") == few.ids[0]).then(pl.lit(str(tmp_path / "tall.png"))).otherwise("image").alias("image")
+    )
+    mixed = replace(few, table=table)
+    with pytest.raises(UserError, match="needs as many crops of every picture"):
+        train(load_recipe(str(tiny_recipe), [*SOLVED, *dense, "model.crop_pooling=mean"]), mixed, tmp_path / "run")

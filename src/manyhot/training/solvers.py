@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
+from manyhot.errors import UserError
 from manyhot.inference.feature_store import Features
 from manyhot.models.head import Head
 from manyhot.registry import Part, Registry
@@ -74,6 +75,11 @@ class LBFGS(Solver):
     ) -> float:
         """One penalty is not cross-validated."""
         device = head.linear.weight.device
+        if len(np.unique(np.concatenate([view.counts for view in views]))) > 1:
+            raise UserError(
+                "training.solver needs as many crops of every picture, and windows differ in number with its shape.",
+                remedy="Set input.fit=squash, or training.solver=null.",
+            )
         features = torch.from_numpy(np.concatenate([view.dense() for view in views])).to(device).float()
         if head.crop_pooling.joins:
             features = features.flatten(1)
