@@ -217,8 +217,9 @@ def finished(tiny_recipe: Path, tiny_table: Path, tmp_path_factory: pytest.TempP
 
 def test_out_that_holds_another_run(finished: Path, tiny_recipe: Path, tiny_table: Path, folder: Path) -> None:
     before = contents(finished)
-    refused(train(tiny_recipe, tiny_table, finished), "holds another run", "--resume")
-    result = train(tiny_recipe, tiny_table, finished, "--resume", "--set", "training.epochs=2")
+    settings = ("--set", "training.epochs=1", "--set", "training.freeze_epochs=0")
+    refused(train(tiny_recipe, tiny_table, finished, "--no-resume", *settings), "holds a run already", "--no-resume")
+    result = train(tiny_recipe, tiny_table, finished, "--set", "training.epochs=2", *settings[2:])
     refused(result, "another recipe", "training.epochs was 1, is 2")
     refused(train(tiny_recipe, folder / "table.csv", folder), "not empty")
     assert contents(finished) == before

@@ -104,7 +104,7 @@ def demo(
     from manyhot.recipe import load_recipe
     from manyhot.training.train import train as run_training
 
-    run = run_training(load_recipe("digits-small"), _read("digits"), out, resume=(out / "recipe.yaml").exists())
+    run = run_training(load_recipe("digits-small"), _read("digits"), out)
     report = _evaluate(run.path, "test")
     if open:
         typer.launch(report.as_uri())
@@ -273,7 +273,9 @@ def train(
     data: Annotated[str, typer.Option(help=SOURCE_HELP)],
     out: Out,
     changes: Set = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume/--no-resume", help="Continue the run that --out holds, or refuse to.")
+    ] = True,
     on_error: Skip = None,
     kind: Kind = None,
 ) -> None:
@@ -511,10 +513,7 @@ def main() -> None:
         signum = getattr(error, "signum", None)  # training's Interrupted, known by its mark: importing it costs torch
         if signum is None:
             raise
-        remedy = "Continue with the same command" + (
-            "." if "--resume" in sys.argv or "demo" in sys.argv else " and --resume."
-        )
-        typer.echo(f"stopped; everything is saved. {remedy}", err=True)
+        typer.echo("stopped; everything is saved. Continue with the same command.", err=True)
         sys.exit(128 + signum)
 
 

@@ -175,8 +175,11 @@ class Training(Section):
     ema: float | None = Field(
         None, gt=0, lt=1, description="decay of the moving average of the weights that is evaluated; null: none"
     )
+    best_by: Literal["val_map", "val_top1", "val_loss"] = Field(
+        "val_map", description="what chooses the best epoch; where it is undefined, the lowest val loss does"
+    )
     early_stopping: int | None = Field(
-        None, ge=1, description="stop after this many epochs without a better val mAP; null: never"
+        None, ge=1, description="stop after this many epochs without a better one; null: never"
     )
     mix: OptionalSetting = Field(
         None, description="a mix part: pictures of a batch are mixed, and their labels with them; null: none"
@@ -195,6 +198,24 @@ class Training(Section):
     checkpoint_steps: int | None = Field(
         None, ge=1, description="also write a checkpoint every so many steps; null: at the end of an epoch"
     )
+    checkpoint_epochs: int | None = Field(
+        None, ge=1, description="also keep the checkpoint of every so many epochs; null: only the last and the best"
+    )
+
+
+class Tracking(Section):
+    """What a run shows of itself while it trains, in TensorBoard and `views/`. Never changes the result."""
+
+    every: int = Field(5, ge=1, description="epochs between two showings, after that of the first epoch")
+    pictures: int = Field(
+        4, ge=0, description="pictures of an epoch's first batch, drawn as they enter the network, augmented"
+    )
+    histograms: tuple[str, ...] = Field(
+        (),
+        description="parameters whose distribution, and that of their gradients, is recorded: names with wildcards, "
+        "such as `head.linear.*` or `backbone.body.layer4.*.weight`",
+    )
+    graph: bool = Field(default=False, description="record the graph of the backbone's operations")
 
 
 class Evaluation(Section):
@@ -232,6 +253,7 @@ class Recipe(Section):
     optimizer: OptimizerSetting = Field(default={"name": "adamw"}, description="an optimizer part")
     schedule: ScheduleSetting = Field(default={"name": "constant"}, description="a learning-rate schedule part")
     training: Training = Field(default=Training())
+    tracking: Tracking = Field(default=Tracking())
     evaluation: Evaluation = Field(default=Evaluation())
 
     @model_validator(mode="after")

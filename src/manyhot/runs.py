@@ -63,6 +63,10 @@ class Run:
         """Everything that a resumed run needs."""
         return self.checkpoints / "last.pt"
 
+    def numbered(self, epoch: int) -> Path:
+        """What last.pt was at the end of an epoch, where `training.checkpoint_epochs` keeps it."""
+        return self.checkpoints / f"epoch-{epoch:04}.pt"
+
     @property
     def best(self) -> Path:
         """The weights of the best epoch."""
@@ -77,6 +81,11 @@ class Run:
     def tensorboard(self) -> Path:
         """TensorBoard's event files."""
         return self.path / "tensorboard"
+
+    @property
+    def views(self) -> Path:
+        """Pictures drawn while it trains."""
+        return self.path / "views"
 
     def evaluation(self, split: str) -> Path:
         """Folder of the measures, predictions and report of one split."""

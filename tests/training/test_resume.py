@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator, ScalarEvent
 
 from manyhot.atomic import sha256_file
 from manyhot.runs import Run
@@ -60,14 +61,14 @@ def test_sigkill_at_five_random_moments(
     rng = random.Random()
     kills = 0
     for _ in range(5):
-        process = start(tiny_recipe, tiny_table, out, "--resume")
+        process = start(tiny_recipe, tiny_table, out)
         wait_until_training(process, out, 0)
         time.sleep(rng.uniform(0, seconds / 3))
         process.kill()
         process.communicate()
         kills += process.returncode == -signal.SIGKILL
     assert kills >= 1
-    process = start(tiny_recipe, tiny_table, out, "--resume")
+    process = start(tiny_recipe, tiny_table, out)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert sha256_file(out / "model" / "weights.safetensors") == sha256_file(whole / "model" / "weights.safetensors")
@@ -75,6 +76,18 @@ def test_sigkill_at_five_random_moments(
     for line in (*histories[0], *histories[1]):
         del line["seconds"], line["images_per_second"], line["waited"]
     assert histories[0] == histories[1]
+    for tag, events in scalars(whole).items():
+        found = scalars(out)[tag]
+        assert [event.step for event in found] == [event.step for event in events], tag
+        if tag not in {"images_per_second", "waited"}:
+            assert [event.value for event in found] == [event.value for event in events], tag
+
+
+def scalars(run: Path) -> dict[str, list[ScalarEvent]]:
+    """TensorBoard's values by tag, as TensorBoard itself reads them."""
+    accumulator = EventAccumulator(str(Run(run).tensorboard), {"scalars": 0})
+    accumulator.Reload()
+    return {tag: accumulator.Scalars(tag) for tag in accumulator.Tags()["scalars"]}
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -91,7 +104,7 @@ def test_a_polite_signal_saves_and_the_run_resumes(
     assert process.returncode == code, output
     assert "everything is saved" in output
     assert "Traceback" not in output
-    process = start(tiny_recipe, tiny_table, out, "--resume")
+    process = start(tiny_recipe, tiny_table, out)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert sha256_file(out / "model" / "weights.safetensors") == sha256_file(whole / "model" / "weights.safetensors")
@@ -101,7 +114,7 @@ def test_two_processes_cannot_write_one_folder(tiny_table: Path, tiny_recipe: Pa
     out = tmp_path / "contested"
     first = start(tiny_recipe, tiny_table, out, "--set", "training.epochs=1000")
     wait_until_training(first, out, 0)
-    second = start(tiny_recipe, tiny_table, out, "--set", "training.epochs=1000", "--resume")
+    second = start(tiny_recipe, tiny_table, out, "--set", "training.epochs=1000")
     output, _ = second.communicate(timeout=120)
     first.kill()
     first.communicate()

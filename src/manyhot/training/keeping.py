@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from importlib.metadata import version
 from typing import Any
 
-from manyhot.atomic import sha256_file
+from manyhot.atomic import atomic_path, sha256_file
 from manyhot.errors import UserError
 from manyhot.models.bundle import WEIGHTS, BundleConfig, read_config, save_bundle
+from manyhot.recipe import Recipe
 from manyhot.runs import Run
 from manyhot.training.checkpoints import load_checkpoint, save_checkpoint
 from manyhot.training.setup import Session
@@ -16,6 +18,14 @@ from manyhot.training.state import State
 from manyhot.training.tracking import write_history
 
 log = logging.getLogger("manyhot")
+
+
+def judge(recipe: Recipe, line: dict[str, Any]) -> tuple[float, str]:
+    """How good an epoch is by its line of the history, the more the better; and what that says."""
+    name = recipe.training.best_by
+    if name == "val_loss" or line[name] is None:
+        return -line["val_loss"], f"val loss {line['val_loss']:.4f}"
+    return line[name], f"val {'mAP' if name == 'val_map' else 'top-1'} {line[name]:.4f}"
 
 
 class Keeper:
@@ -31,7 +41,7 @@ class Keeper:
     def save_epoch(self, session: Session, state: State) -> None:
         """The end of an epoch: best weights and bundle if it is the best so far, then checkpoint, then history."""
         line = state.history[-1]
-        value = -line["val_loss"] if line["val_map"] is None else line["val_map"]
+        value, _ = judge(session.recipe, line)
         if value > state.best_value:
             state.best_epoch, state.best_value = state.epoch, value
             best = {"weights": session.evaluated.state_dict(), "epoch": state.epoch, "val_map": line["val_map"]}
@@ -39,6 +49,10 @@ class Keeper:
             if not session.on_features:  # where epochs take milliseconds, a backbone an epoch is much to write
                 self._save_bundle(session, best)
         self.save_last(session, state)
+        every = session.recipe.training.checkpoint_epochs
+        if every and state.epoch % every == 0:
+            with atomic_path(self.run.numbered(state.epoch)) as temporary:
+                shutil.copyfile(self.run.last, temporary)
         write_history(self.run, state.history)
 
     def resume(self, session: Session) -> State:
@@ -47,9 +61,6 @@ class Keeper:
         Raises:
             UserError: a damaged checkpoint.
         """
-        if not self.run.last.exists():
-            log.info("no checkpoint yet: starting from the beginning")
-            return State()
         saved = load_checkpoint(self.run.last)
         state = State(**saved.pop("state"))
         session.load_state_dict(saved)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from manyhot.metrics.ranking import average_precision, mean_ap
 from manyhot.metrics.topk import top_k_accuracy
 from manyhot.progress import progress
 from manyhot.runs import Run
+from manyhot.training.display import Display
 from manyhot.training.interruption import Interrupted, SignalWatch
 from manyhot.training.keeping import Keeper
 from manyhot.training.setup import MIX, STEP, Session, derive_seed
@@ -43,6 +44,8 @@ def run_loop(run: Run, session: Session, state: State, keeper: Keeper) -> None:
         UserError: a loss that is not finite, or a picture that cannot be read any more.
     """
     tracker = Tracker(run, state.total_steps)
+    display = Display(run, tracker, session)
+    display.graph(state)
     try:
         with SignalWatch() as watch:
             epochs = session.recipe.training.epochs if session.parts.solver is None else 1
@@ -53,7 +56,7 @@ def run_loop(run: Run, session: Session, state: State, keeper: Keeper) -> None:
                     if isinstance(loaders[0], FeatureLoader) and session.parts.solver is not None:
                         solve_head(session, loaders[0], session.parts.solver, state, watch)
                     else:
-                        train_epoch(session, loaders[0], state, keeper, tracker, watch)
+                        train_epoch(session, loaders[0], state, keeper, tracker, display, watch)
                     line = evaluate_epoch(session, loaders[1], state, watch)
                 except Interrupted:
                     keeper.save_last(session, state)
@@ -73,6 +76,7 @@ def train_epoch(
     state: State,
     keeper: Keeper,
     tracker: Tracker,
+    display: Display,
     watch: SignalWatch,
 ) -> None:
     """The steps of one epoch, from `state.step` on."""
@@ -89,7 +93,8 @@ def train_epoch(
     with progress(left, f"epoch {epoch + 1}/{recipe.training.epochs}") as bar:
         for batch in loader if left else ():
             waited = time.perf_counter() - asked
-            loss = train_step(session, state, batch)
+            display.inputs(state, batch)
+            loss = train_step(session, state, batch, display.gradients)
             tracker.step(state.total_steps, loss)
             now = time.perf_counter()
             state.add_step(loss, len(batch.indices), now - started, waited)
@@ -113,8 +118,10 @@ def solve_head(session: Session, loader: FeatureLoader, solver: Solver, state: S
     state.add_step(loss, len(session.train), time.perf_counter() - started)
 
 
-def train_step(session: Session, state: State, batch: Batch) -> float:
-    """One step of the optimizer; returns the loss."""
+def train_step(
+    session: Session, state: State, batch: Batch, before_update: Callable[[State], None] | None = None
+) -> float:
+    """One step of the optimizer; returns the loss. `before_update` is called when all gradients are there."""
     recipe, accelerator = session.recipe, session.accelerator
     _refuse_damaged(session, batch)
     schedule, steps = session.parts.schedule, len(session.batches)
@@ -142,6 +149,8 @@ def train_step(session: Session, state: State, batch: Batch) -> float:
     accelerator.backward(loss)
     if recipe.training.grad_clip is not None:
         accelerator.clip_grad_norm_(session.trained.parameters(), recipe.training.grad_clip)
+    if before_update is not None:
+        before_update(state)
     session.optimizer.step()
     session.optimizer.zero_grad()
     if session.average is not None:
@@ -217,7 +226,7 @@ def _is_stuck(session: Session, state: State) -> bool:
     patience = session.recipe.training.early_stopping
     if patience is None or state.epoch - state.best_epoch < patience:
         return False
-    log.info("no better val mAP for %d epochs: stopping early after epoch %d", patience, state.epoch)
+    log.info("nothing better for %d epochs: stopping early after epoch %d", patience, state.epoch)
     return True
 
 

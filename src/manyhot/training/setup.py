@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -123,6 +124,7 @@ class Session:
         train: pictures to train on.
         val: pictures that choose the best epoch.
         batches: of training.
+        shown: parameters whose distribution is recorded, by name.
     """
 
     recipe: Recipe
@@ -137,6 +139,7 @@ class Session:
     train: Manifest
     val: Manifest
     batches: TrainingBatches
+    shown: dict[str, torch.nn.Parameter]
 
     @property
     def single_label(self) -> bool:
@@ -225,16 +228,16 @@ def make_session(recipe: Recipe, parts: Parts, manifest: Manifest) -> Session:
     """Build the network and the optimizer.
 
     Raises:
-        UserError: unknown backbone, weights that do not fit or cannot be had, precision that the device lacks, a mix
-            with a softmax loss where pictures have several classes, crops that do not fit the head.
+        UserError: unknown backbone or parameter, weights that do not fit or cannot be had, precision that the device
+            lacks, a mix with a softmax loss where pictures have several classes, crops that do not fit the head.
     """
     accelerator = _accelerator(recipe.training.precision)
     train, val = manifest.split(recipe.data.train_split), manifest.split(recipe.data.val_split)
     if parts.mix is not None and parts.loss.activation == "softmax":
         _refuse_several_classes(train)
-    watched = parts.schedule.watches
-    if watched is not None and watched.endswith("top1"):
-        _refuse_top1(watched, train, parts.mix)
+    for key, watched in (("schedule.metric", parts.schedule.watches), ("training.best_by", recipe.training.best_by)):
+        if watched is not None and watched.endswith("top1"):
+            _refuse_top1(key, watched, train, parts.mix)
     torch.manual_seed(derive_seed(recipe.seed, INIT))
     count = crops.build(recipe.input.crops).count
     model = create_classifier(recipe.model, len(manifest.classes), count)
@@ -255,6 +258,7 @@ def make_session(recipe: Recipe, parts: Parts, manifest: Manifest) -> Session:
     on_features = recipe.model.frozen and recipe.training.views > 0
     trained: torch.nn.Module = model.head if on_features else model
     average = _moving_average(trained, recipe.training.ema) if recipe.training.ema else None
+    shown = _named_parameters(trained, recipe.tracking.histograms)
     backbone = [] if recipe.model.frozen else model.backbone_parameters()
     optimizer = parts.optimizer.build(parts.optimizer.groups(model.head_parameters(), backbone))
     trained, optimizer = accelerator.prepare(trained, optimizer)
@@ -271,16 +275,29 @@ def make_session(recipe: Recipe, parts: Parts, manifest: Manifest) -> Session:
         train=train,
         val=val,
         batches=TrainingBatches(len(train), recipe.training.batch_size, recipe.seed),
+        shown=shown,
     )
 
 
-def _refuse_top1(watched: str, train: Manifest, mix: Mix | None) -> None:
+def _named_parameters(network: torch.nn.Module, patterns: tuple[str, ...]) -> dict[str, torch.nn.Parameter]:
+    parameters = dict(network.named_parameters())
+    found = {name: one for name, one in parameters.items() if any(fnmatchcase(name, part) for part in patterns)}
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in found):
+            raise UserError(
+                f"tracking.histograms: no parameter is called '{pattern}'. There are, for example, "
+                f"{', '.join(list(parameters)[-4:])}."
+            )
+    return found
+
+
+def _refuse_top1(key: str, watched: str, train: Manifest, mix: Mix | None) -> None:
     """Refuse to wait for a number that no epoch will have."""
     if train.task != "multiclass":
         raise UserError(
-            f"schedule.metric '{watched}' is of tasks with one class a picture, and these pictures may have several.",
+            f"{key} '{watched}' is of tasks with one class a picture, and these pictures may have several.",
             file=train.root,
-            remedy="Set schedule.metric=val_map.",
+            remedy=f"Set {key}=val_map.",
         )
     if mix is not None and watched == "train_top1":
         raise UserError("there is no train_top1 with training.mix.", remedy="Set schedule.metric=val_top1.")

@@ -9,6 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
 from manyhot.atomic import write_text
 from manyhot.runs import Run
 
@@ -38,7 +42,7 @@ def write_history(run: Run, history: list[dict[str, Any]]) -> None:
 
 
 class Tracker:
-    """TensorBoard scalars by optimizer step, counted from 0.
+    """TensorBoard events by optimizer step, counted from 0.
 
     Arguments:
         run: the run.
@@ -63,6 +67,26 @@ class Tracker:
         for name, value in line["val_ap"].items():
             self._scalar(f"AP/{name}", value, step)
         self.flush()
+
+    def picture(self, tag: str, name: str, pixels_HW3: NDArray[np.uint8], step: int) -> None:
+        """A picture, uint8, under a tag that ends in its name."""
+        self._writer.add_image(f"{tag}/{name}", pixels_HW3, step, dataformats="HWC")
+
+    def histograms(self, layers: dict[str, nn.Parameter], step: int, scale: float = 1.0) -> None:
+        """Distributions of named parameters and of their gradients, the latter divided by `scale`."""
+        for name, parameter in layers.items():
+            self._writer.add_histogram(f"weights/{name}", parameter.detach().float().cpu(), step)
+            if parameter.grad is not None:
+                self._writer.add_histogram(f"gradients/{name}", parameter.grad.float().cpu() / scale, step)
+
+    def graph(self, network: nn.Module, inputs: Tensor) -> None:
+        """The operations of a network on one input; one that cannot be traced is said to be so, and left out."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the tracer, about branches that depend on sizes
+                self._writer.add_graph(network, inputs)
+        except Exception as error:  # noqa: BLE001 - whatever a network does, a picture of it is no reason to stop
+            log.warning("no graph for TensorBoard: the network cannot be traced (%s)", str(error).split("\n", 1)[0])
 
     def flush(self) -> None:
         """Bring all events to disk, as a checkpoint of this step must find them there."""

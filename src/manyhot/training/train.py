@@ -13,9 +13,9 @@ from manyhot.data.images import sound_rows
 from manyhot.data.manifest import Manifest
 from manyhot.errors import UserError
 from manyhot.models.layers import render, summarize
-from manyhot.recipe import Recipe, dump_recipe
+from manyhot.recipe import Recipe, dump_recipe, load_recipe
 from manyhot.runs import Run, record_environment
-from manyhot.training.keeping import Keeper
+from manyhot.training.keeping import Keeper, judge
 from manyhot.training.loop import run_loop
 from manyhot.training.setup import Session, assign_splits, build_parts, make_session
 from manyhot.training.state import State
@@ -24,21 +24,23 @@ from manyhot.training.tracking import log_file, write_history
 log = logging.getLogger("manyhot")
 
 # These may change between a run's start and its resumption: they do not change its outcome.
-_FREE_KEYS = {"description", "training.workers", "training.checkpoint_steps"}
+_FREE_KEYS = {"description", "training.workers", "training.checkpoint_steps", "training.checkpoint_epochs"}
+_FREE_SECTION = "tracking."
 
 
-def train(recipe: Recipe, manifest: Manifest, out: str | Path, *, resume: bool = False) -> Run:
+def train(recipe: Recipe, manifest: Manifest, out: str | Path, *, resume: bool = True) -> Run:
     """Train a classifier and leave its run folder, with the bundle of the best epoch.
 
     Arguments:
         recipe: the experiment.
         manifest: images and labels; without the recipe's val split, a share of the train split becomes it.
-        out: the run folder; made anew unless `resume`.
-        resume: continue the run in `out`, from its last checkpoint; bit for bit as if it had never stopped.
+        out: the run folder. If it holds this run already, the run goes on from its last checkpoint, bit for bit as if
+            it had never stopped; one that is complete stays as it is.
+        resume: False refuses a folder that holds a run.
 
     Raises:
         UserError: a fault in recipe, data or weights (found before anything is written), a folder that holds something
-            else, a run already being written, a loss that is not finite.
+            else or another run, a run already being written, a loss that is not finite.
         Interrupted: SIGINT or SIGTERM came; everything is saved.
     """
     run = Run(Path(out))
@@ -61,13 +63,13 @@ def train(recipe: Recipe, manifest: Manifest, out: str | Path, *, resume: bool =
             if damaged:
                 listing = "\n".join(f"  {one}" for one in damaged)
                 log.warning("left out %d pictures that cannot be read:\n%s", len(damaged), listing)
-            _train(run, session, resume=resume)
+            _train(run, session)
     return run
 
 
-def _train(run: Run, session: Session, *, resume: bool) -> None:
+def _train(run: Run, session: Session) -> None:
     keeper = Keeper(run)
-    if resume:
+    if run.last.exists():
         state = keeper.resume(session)
     else:
         state = State()
@@ -84,21 +86,20 @@ def _train(run: Run, session: Session, *, resume: bool) -> None:
         session.accelerator.device,
     )
     run_loop(run, session, state, keeper)
-    log.info("best epoch %d, val %s %.4f", state.best_epoch, *_best(state))
-
-
-def _best(state: State) -> tuple[str, float]:
-    has_map = state.history[state.best_epoch - 1]["val_map"] is not None
-    return ("mAP", state.best_value) if has_map else ("loss", -state.best_value)
+    log.info("best epoch %d, %s", state.best_epoch, judge(session.recipe, state.history[state.best_epoch - 1])[1])
 
 
 def _refuse_folder(run: Run, *, resume: bool) -> None:
     if run.recipe.exists():
         if not resume:
             raise UserError(
-                "this folder holds another run.",
+                "this folder holds a run already.",
                 file=run.path,
-                remedy="Continue it with --resume, or give another --out.",
+                remedy="Continue it without --no-resume, or give another --out.",
+            )
+        if run.model.exists() and not run.last.exists():
+            raise UserError(
+                "this folder holds a model that was not trained in it.", file=run.path, remedy="Give another --out."
             )
     elif run.path.exists() and not run.path.is_dir():
         raise UserError("this is a file, not a folder.", file=run.path, remedy="Give another --out.")
@@ -108,10 +109,10 @@ def _refuse_folder(run: Run, *, resume: bool) -> None:
 
 def _refuse_other_run(run: Run, recipe: Recipe, manifest: Manifest) -> None:
     """Refuse to resume with another recipe or other data than the run was started with."""
-    former = _flatten(yaml.safe_load(run.recipe.read_text(encoding="utf-8")))
+    former = _flatten(yaml.safe_load(dump_recipe(load_recipe(str(run.recipe)))))  # with the keys that are newer than it
     now = _flatten(yaml.safe_load(dump_recipe(recipe)))
     changed = sorted(key for key in former.keys() | now.keys() if former.get(key) != now.get(key))
-    changed = [key for key in changed if key not in _FREE_KEYS]
+    changed = [key for key in changed if key not in _FREE_KEYS and not key.startswith(_FREE_SECTION)]
     if changed:
         detail = "; ".join(f"{key} was {former.get(key)}, is {now.get(key)}" for key in changed)
         raise UserError(f"the run was started with another recipe: {detail}.", file=run.recipe, remedy=_ANOTHER)
@@ -120,7 +121,7 @@ def _refuse_other_run(run: Run, recipe: Recipe, manifest: Manifest) -> None:
         raise UserError("the run was started with other data.", file=run.manifest, remedy=_ANOTHER)
 
 
-_ANOTHER = "Resume with what it was started with, or train into another --out."
+_ANOTHER = "Continue it with what it was started with, or train into another --out."
 
 
 def _flatten(tree: dict[str, object], prefix: str = "") -> dict[str, object]:
