@@ -124,6 +124,11 @@ def require_feature_suffix(path: Path) -> None:
 
 def _untrained(recipe: Recipe, n_classes: int, device: torch.device, workers: int | None) -> Extraction:
     """The recipe's network as training would start it."""
+    if recipe.input.normalize == "train":
+        raise UserError(
+            "input.normalize 'train' is known once a run has measured its train split.",
+            remedy="Give the run in place of the recipe, or set input.normalize=backbone.",
+        )
     torch.manual_seed(derive_seed(recipe.seed, INIT))
     model = create_classifier(recipe.model, n_classes, crops=1)
     rules = Preprocessing.from_recipe(recipe.input, model.backbone.mean, model.backbone.std)

@@ -140,9 +140,14 @@ class Input(Section):
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = Field(
         "bilinear", description="resampling filter, always antialiased"
     )
-    mean: tuple[float, float, float] | None = Field(None, description="RGB mean in 0…1; null: the backbone's")
+    normalize: Literal["backbone", "train"] = Field(
+        "backbone",
+        description="where `mean` and `std` come from: `backbone`, those it was trained with; `train`, those of all "
+        "pixels of the train split",
+    )
+    mean: tuple[float, float, float] | None = Field(None, description="RGB mean in 0…1; null: as `normalize` says")
     std: tuple[float, float, float] | None = Field(
-        None, description="RGB standard deviation in 0…1; null: the backbone's"
+        None, description="RGB standard deviation in 0…1; null: as `normalize` says"
     )
     augment: tuple[Setting, ...] = Field(
         (), description="augmentation parts for training, in order; a cropping part takes the place of `fit`"
@@ -167,6 +172,11 @@ class Training(Section):
     batch_size: int = Field(16, ge=1, description="pictures a step")
     workers: int | None = Field(
         None, ge=0, description="threads that decode pictures; null: one a core, at most 16. Never changes the result"
+    )
+    on_device: bool = Field(
+        default=False,
+        description="the pictures of a pixel store lie in the device's memory and are cut and augmented there, by "
+        "batches: for GPUs that wait for pictures",
     )
     freeze_epochs: int = Field(
         0, ge=0, description="train the head alone for this many epochs before the backbone joins"
@@ -259,6 +269,8 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _views_have_an_effect(self) -> Self:
         training = self.training
+        if training.on_device and self.model.frozen and training.views:
+            raise ValueError("training.on_device has no effect where features are computed once")
         if not self.model.frozen:
             if training.views != 1:
                 raise ValueError("training.views has an effect only with model.frozen")

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from PIL import Image
 
 from manyhot.atomic import atomic_path, write_text
+from manyhot.data.colours import colour_sums, mean_and_std
 from manyhot.data.images import DamagedImage, content_digest, image_size, open_image
 from manyhot.data.manifest import BOX, Box, Manifest
 from manyhot.data.pixels import INDEX, INFO, MANIFEST, SUMS, UNFINISHED, Layout, picture_digest, sums_text, write_index
@@ -395,16 +396,15 @@ def _make(path: Path, how: Preparation) -> Made | str:
         return damage.reason
     stored = how.resizing.place(*image.size).picture(image)
     content = np.asarray(stored) if how.layout == "raw" else np.frombuffer(_jpeg(stored), np.uint8)
-    counts = np.array(stored.histogram(), np.int64).reshape(3, 256)
-    levels = np.arange(256)
+    _, sums, squares = colour_sums(stored)
     row = {
         "height": stored.height,
         "width": stored.width,
         "source_height": image.height,
         "source_width": image.width,
         "sha256": picture_digest(content),
-        "sums": (counts @ levels).tolist(),
-        "squares": (counts @ levels**2).tolist(),
+        "sums": sums,
+        "squares": squares,
     }
     return row, content.data.cast("B")
 
@@ -495,7 +495,9 @@ def _box_dict(box: Box) -> dict[str, Any]:
 
 
 def _describe(manifest: Manifest, noted: pl.DataFrame, how: Preparation) -> dict[str, Any]:
-    mean, std = statistics(noted.filter(manifest.table["split"] == TRAIN))
+    train = noted.filter(manifest.table["split"] == TRAIN)
+    sums = train.select(pl.col("height") * pl.col("width"), "sums", "squares").rows()
+    mean, std = mean_and_std(sums) if sums else (None, None)
     return {
         "pictures": len(manifest),
         "bytes": int(noted["bytes"].sum()),
@@ -504,26 +506,6 @@ def _describe(manifest: Manifest, noted: pl.DataFrame, how: Preparation) -> dict
         "categories": list(manifest.classes),
         "splits": {split: int((manifest.table["split"] == split).sum()) for split in manifest.splits},
         "label_rule": manifest.label_rule,
-        "mean": mean,
-        "std": std,
+        "mean": mean and list(mean),
+        "std": std and list(std),
     }
-
-
-def statistics(noted: pl.DataFrame) -> tuple[list[float] | None, list[float] | None]:
-    """Mean and standard deviation of R, G and B, 0…1, over all pixels of some pictures; None of none.
-
-    The sums behind them are whole numbers, so that neither order nor threads change a digit.
-
-    Arguments:
-        noted: columns height, width, sums and squares ([3] of each picture, of levels 0…255).
-    """
-    if not len(noted):
-        return None, None
-    count = sum(height * width for height, width in noted.select("height", "width").iter_rows())
-    sums, squares = (
-        [sum(triple[channel] for triple in noted[name].to_list()) for channel in range(3)]
-        for name in ("sums", "squares")
-    )
-    mean = [total / count / 255 for total in sums]
-    std = [((square * count - total**2) / count**2) ** 0.5 / 255 for total, square in zip(sums, squares, strict=True)]
-    return [round(value, 6) for value in mean], [round(value, 6) for value in std]

@@ -37,7 +37,7 @@ class Preprocessing(BaseModel):
     def from_recipe(
         cls, settings: Input, mean: tuple[float, float, float], std: tuple[float, float, float]
     ) -> Preprocessing:
-        """The recipe's input section; `mean` and `std` (the backbone's) fill what it leaves open."""
+        """The recipe's input section; `mean` and `std` fill what it leaves open."""
         return cls(
             size=settings.size,
             fit=settings.fit,

@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils import deterministic
 
+from manyhot.data.colours import measure_colours
 from manyhot.data.crops import crops
+from manyhot.data.device import DeviceLoader, refuse_unbatched
 from manyhot.data.loading import EvaluationBatches, Loader, Pictures, TrainingBatches
 from manyhot.data.manifest import Manifest
 from manyhot.data.preprocessing import Preprocessing
@@ -107,6 +109,9 @@ def assign_splits(manifest: Manifest, recipe: Recipe) -> Manifest:
     return manifest
 
 
+Batched = Loader | DeviceLoader | FeatureLoader
+
+
 @dataclass
 class Session:
     """What the loop works with.
@@ -162,7 +167,7 @@ class Session:
             return trained
         return self.model.state_dict() | {f"head.{name}": tensor for name, tensor in trained.items()}
 
-    def loaders(self, stop_if_asked: Callable[[], None]) -> tuple[Loader | FeatureLoader, Loader | FeatureLoader]:
+    def loaders(self, stop_if_asked: Callable[[], None]) -> tuple[Batched, Batched]:
         """Batches of the train and of the val split; on features, what the store lacks is computed first.
 
         Arguments:
@@ -172,9 +177,14 @@ class Session:
         in_order = EvaluationBatches(len(val), recipe.evaluation.batch_size)
         workers, augment = recipe.training.workers, self.parts.augment
         if not self.on_features:
+            held_out = Loader(Pictures(val.paths, val.labels, self.input), in_order, workers)
+            if recipe.training.on_device:
+                device = self.accelerator.device
+                return DeviceLoader(
+                    train.paths, train.labels, self.input, augment, recipe.seed, self.batches, device
+                ), held_out
             pictures = Pictures(train.paths, train.labels, self.input, augment, recipe.seed)
-            held_out = Pictures(val.paths, val.labels, self.input)
-            return Loader(pictures, self.batches, workers), Loader(held_out, in_order, workers)
+            return Loader(pictures, self.batches, workers), held_out
         extraction = Extraction(
             self.model,
             self.input,
@@ -247,8 +257,12 @@ def make_session(recipe: Recipe, parts: Parts, manifest: Manifest) -> Session:
         positive_weights=parts.loss.positive_weights,
     )
     model.to(accelerator.device).to(memory_format=torch.channels_last)
-    rules = Preprocessing.from_recipe(recipe.input, model.backbone.mean, model.backbone.std)
+    own = recipe.input.normalize == "train" and None in {recipe.input.mean, recipe.input.std}
+    mean, std = measure_colours(train.paths) if own else (model.backbone.mean, model.backbone.std)
+    rules = Preprocessing.from_recipe(recipe.input, mean, std)
     preprocessing = rules.with_crops(recipe.evaluation.crops)
+    if recipe.training.on_device:
+        refuse_unbatched(train.paths, rules, parts.augment)
     if model.head.crop_pooling.joins and preprocessing.cropping.count != count:
         raise UserError(
             f"model.crop_pooling '{recipe.model.crop_pooling['name']}' needs as many crops at test as in training "

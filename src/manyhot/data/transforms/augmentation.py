@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -37,6 +37,10 @@ class Augmentation(Part):
 
     def apply(self, image: Image.Image, rng: np.random.Generator, preprocessing: Preprocessing) -> Image.Image:
         """The changed picture."""
+        raise NotImplementedError
+
+    def draw(self, size: tuple[int, int], rng: np.random.Generator, preprocessing: Preprocessing) -> Any:
+        """What `apply` draws for a picture of this width and height; of parts that batches can do (see `batched`)."""
         raise NotImplementedError
 
 

@@ -18,14 +18,21 @@ class ColorJitter(Augmentation):
     contrast: Probability = Field(0.2, description="strength")
     saturation: Probability = Field(0.2, description="strength")
 
-    def apply(self, image: Image.Image, rng: np.random.Generator, preprocessing: Preprocessing) -> Image.Image:  # noqa: ARG002
+    def draw(
+        self,
+        size: tuple[int, int],  # noqa: ARG002
+        rng: np.random.Generator,
+        preprocessing: Preprocessing,  # noqa: ARG002
+    ) -> tuple[float, ...]:
         """Draw three factors."""
-        for enhance, strength in (
-            (ImageEnhance.Brightness, self.brightness),
-            (ImageEnhance.Contrast, self.contrast),
-            (ImageEnhance.Color, self.saturation),
-        ):
-            image = enhance(image).enhance(float(rng.uniform(1 - strength, 1 + strength)))
+        strengths = (self.brightness, self.contrast, self.saturation)
+        return tuple(float(rng.uniform(1 - strength, 1 + strength)) for strength in strengths)
+
+    def apply(self, image: Image.Image, rng: np.random.Generator, preprocessing: Preprocessing) -> Image.Image:
+        """One change after the other."""
+        enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+        for enhance, factor in zip(enhancers, self.draw(image.size, rng, preprocessing), strict=True):
+            image = enhance(image).enhance(factor)
         return image
 
 
@@ -41,12 +48,23 @@ class BrightnessContrast(Augmentation):
     contrast: Probability = Field(0.2, description="largest distance of a from 1")
     p: Probability = Field(0.5, description="probability")
 
-    def apply(self, image: Image.Image, rng: np.random.Generator, preprocessing: Preprocessing) -> Image.Image:  # noqa: ARG002
-        """Draw, each uniformly: whether at all, a, b."""
+    def draw(
+        self,
+        size: tuple[int, int],  # noqa: ARG002
+        rng: np.random.Generator,
+        preprocessing: Preprocessing,  # noqa: ARG002
+    ) -> tuple[float, float]:
+        """Draw, each uniformly: whether at all, a, b. 1 and 0 change nothing."""
         if rng.random() >= self.p:
-            return image
+            return 1.0, 0.0
         a = rng.uniform(1 - self.contrast, 1 + self.contrast)
-        b = 255 * rng.uniform(-self.brightness, self.brightness)
+        return a, 255 * rng.uniform(-self.brightness, self.brightness)
+
+    def apply(self, image: Image.Image, rng: np.random.Generator, preprocessing: Preprocessing) -> Image.Image:
+        """Each value by a table."""
+        a, b = self.draw(image.size, rng, preprocessing)
+        if (a, b) == (1.0, 0.0):
+            return image
         table = np.clip(np.rint(a * np.arange(256) + b), 0, 255).astype(int).tolist()
         return image.point(table * len(image.getbands()))
 
@@ -57,6 +75,10 @@ class Equalize(Augmentation):
 
     p: Probability = Field(0.5, description="probability")
 
-    def apply(self, image: Image.Image, rng: np.random.Generator, preprocessing: Preprocessing) -> Image.Image:  # noqa: ARG002
-        """Pillow's `ImageOps.equalize` with probability p."""
-        return ImageOps.equalize(image) if rng.random() < self.p else image
+    def draw(self, size: tuple[int, int], rng: np.random.Generator, preprocessing: Preprocessing) -> bool:  # noqa: ARG002
+        """Whether, with probability p."""
+        return bool(rng.random() < self.p)
+
+    def apply(self, image: Image.Image, rng: np.random.Generator, preprocessing: Preprocessing) -> Image.Image:
+        """Pillow's `ImageOps.equalize`."""
+        return ImageOps.equalize(image) if self.draw(image.size, rng, preprocessing) else image

@@ -33,9 +33,14 @@ class HorizontalFlip(Augmentation):
 
     p: Probability = Field(0.5, description="probability")
 
-    def apply(self, image: Image.Image, rng: np.random.Generator, preprocessing: Preprocessing) -> Image.Image:  # noqa: ARG002
-        """Flip with probability p."""
-        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < self.p else image
+    def draw(self, size: tuple[int, int], rng: np.random.Generator, preprocessing: Preprocessing) -> bool:  # noqa: ARG002
+        """Whether, with probability p."""
+        return bool(rng.random() < self.p)
+
+    def apply(self, image: Image.Image, rng: np.random.Generator, preprocessing: Preprocessing) -> Image.Image:
+        """Flip, if that was drawn."""
+        flipped = self.draw(image.size, rng, preprocessing)
+        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flipped else image
 
 
 @augmentations.register("rotation")
@@ -62,16 +67,31 @@ class ShiftScaleRotate(Augmentation):
     degrees: float = Field(45.0, ge=0, le=180, description="largest angle either way")
     p: Probability = Field(0.5, description="probability")
 
-    def apply(self, image: Image.Image, rng: np.random.Generator, preprocessing: Preprocessing) -> Image.Image:
-        """Draw, each uniformly: whether at all, the angle, the factor, the shifts to the right and down."""
+    def draw(
+        self,
+        size: tuple[int, int],
+        rng: np.random.Generator,
+        preprocessing: Preprocessing,  # noqa: ARG002
+    ) -> tuple[float, ...] | None:
+        """Draw, each uniformly: whether at all, the angle, the factor, the shifts to the right and down.
+
+        Returns:
+            (a, b, c, d, e, f): the pixel at (x, y) comes from (a x + b y + c, d x + e y + f); None: nothing moves.
+        """
         if rng.random() >= self.p:
-            return image
+            return None
         angle = math.radians(rng.uniform(-self.degrees, self.degrees))
         factor = rng.uniform(1 - self.scale, 1 + self.scale)
-        dx, dy = (rng.uniform(-self.shift, self.shift) * side for side in image.size)
-        # Pillow asks where each pixel of the result comes from: turned back and shrunk about the centre.
+        dx, dy = (rng.uniform(-self.shift, self.shift) * side for side in size)
+        # Where each pixel of the result comes from: turned back and shrunk about the centre.
         cos, sin = math.cos(angle) / factor, math.sin(angle) / factor
-        x, y = image.width / 2, image.height / 2
-        back = (cos, -sin, x - cos * (x + dx) + sin * (y + dy), sin, cos, y - sin * (x + dx) - cos * (y + dy))
+        x, y = size[0] / 2, size[1] / 2
+        return (cos, -sin, x - cos * (x + dx) + sin * (y + dy), sin, cos, y - sin * (x + dx) - cos * (y + dy))
+
+    def apply(self, image: Image.Image, rng: np.random.Generator, preprocessing: Preprocessing) -> Image.Image:
+        """All in one resampling."""
+        back = self.draw(image.size, rng, preprocessing)
+        if back is None:
+            return image
         fill = mean_colour(preprocessing)
         return image.transform(image.size, Image.Transform.AFFINE, back, Image.Resampling.BILINEAR, fillcolor=fill)
