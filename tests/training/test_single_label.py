@@ -112,6 +112,7 @@ def test_the_best_epochs_top_1_is_the_evaluations(trained: Path) -> None:
     history = Run(trained).read_history()
     epoch = json.loads((trained / "model" / "config.json").read_text())["epoch"]
     assert evaluation.metrics["top1"] == pytest.approx(history[epoch - 1]["val_top1"])
+    assert evaluation.metrics["map"] == pytest.approx(history[epoch - 1]["val_map"], abs=1e-6)
     confusion = np.array(evaluation.metrics["confusion"])
     assert confusion.sum(axis=1).tolist() == [3, 3, 3, 3]
     assert np.trace(confusion) / 12 == pytest.approx(evaluation.metrics["top1"])

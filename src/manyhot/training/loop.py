@@ -16,7 +16,7 @@ from torch import Tensor
 from manyhot.data.loading import Batch
 from manyhot.errors import UserError
 from manyhot.inference.features import FeatureLoader
-from manyhot.inference.predict import compute_logits
+from manyhot.inference.predict import activate, compute_logits
 from manyhot.metrics.ranking import average_precision, mean_ap
 from manyhot.metrics.topk import top_k_accuracy
 from manyhot.progress import progress
@@ -180,7 +180,9 @@ def evaluate_epoch(session: Session, loader: Iterable[Batch], state: State, watc
         raise UserError(f"the picture cannot be read any more: {reason}.", file=session.val.paths[row])
     labels = session.val.labels
     loss = session.parts.loss.compute(torch.from_numpy(logits.values), torch.from_numpy(labels)).item()
-    ap = average_precision(logits.values, labels)
+    # A sigmoid keeps the order of the logits of a class, a softmax does not.
+    softmax = session.parts.loss.activation == "softmax"
+    ap = average_precision(activate(logits.values, "softmax") if softmax else logits.values, labels)
     mean, counted = mean_ap(ap)
     solved = session.parts.solver is not None
     rates = {} if solved else {group["name"]: group["lr"] for group in session.optimizer.param_groups}
