@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils import deterministic
 
+from manyhot import processes
 from manyhot.data.crops import crops
 from manyhot.data.loading import EvaluationBatches, Loader, Pictures, TrainingBatches
 from manyhot.data.manifest import Manifest
@@ -166,7 +167,8 @@ class Session:
             stop_if_asked: called after each batch of computing; may raise.
         """
         recipe, train, val = self.recipe, self.train, self.val
-        in_order = EvaluationBatches(len(val), recipe.evaluation.batch_size)
+        place = processes.place()
+        in_order = EvaluationBatches(len(val), recipe.evaluation.batch_size, place.rank, place.count)
         workers, augment = recipe.training.workers, self.parts.augment
         if not self.on_features:
             pictures = Pictures(train.paths, train.labels, self.input, augment, recipe.seed)
@@ -182,6 +184,13 @@ class Session:
             workers=workers,
             precision=recipe.training.precision,
         )
+        if place.count > 1:  # each of a machine fills its share of the cache, then all read it
+            share = slice(place.local_rank, None, place.local_count)
+            extraction.compute(
+                train.paths[share], recipe.training.views, what="features to train on", after_batch=stop_if_asked
+            )
+            extraction.compute(val.paths[share], what="features to validate on", after_batch=stop_if_asked)
+            processes.wait()
         views = extraction.compute(
             train.paths, recipe.training.views, what="features to train on", after_batch=stop_if_asked
         )
@@ -257,7 +266,12 @@ def make_session(recipe: Recipe, parts: Parts, manifest: Manifest) -> Session:
     average = _moving_average(trained, recipe.training.ema) if recipe.training.ema else None
     backbone = [] if recipe.model.frozen else model.backbone_parameters()
     optimizer = parts.optimizer.build(parts.optimizer.groups(model.head_parameters(), backbone))
-    trained, optimizer = accelerator.prepare(trained, optimizer)
+    # For its precision only: gradients of several processes are summed in training/gradients.py.
+    trained = accelerator.prepare_model(trained, evaluation_mode=True)
+    optimizer = accelerator.prepare_optimizer(optimizer)
+    if recipe.training.compile:
+        trained.compile(dynamic=False)
+    place = processes.place()
     return Session(
         recipe=recipe,
         parts=parts,
@@ -270,7 +284,7 @@ def make_session(recipe: Recipe, parts: Parts, manifest: Manifest) -> Session:
         optimizer=optimizer,
         train=train,
         val=val,
-        batches=TrainingBatches(len(train), recipe.training.batch_size, recipe.seed),
+        batches=TrainingBatches(len(train), recipe.training.batch_size, recipe.seed, place.rank, place.count),
     )
 
 
@@ -314,6 +328,10 @@ def _accelerator(precision: str) -> Accelerator:
     with contextlib.suppress(AttributeError):
         torch.backends.cudnn.benchmark = False
     try:
-        return Accelerator(mixed_precision="no" if precision == "float32" else precision)
+        several = processes.place().count > 1
+        return Accelerator(
+            mixed_precision="no" if precision == "float32" else precision,
+            cpu=several and not torch.cuda.is_available(),  # other devices cannot talk with each other
+        )
     except ValueError as error:
         raise UserError(f"training.precision {precision}: {error}") from None
