@@ -166,7 +166,10 @@ class Training(Section):
     epochs: int = Field(10, ge=1, description="passes over the train split")
     batch_size: int = Field(16, ge=1, description="pictures a step, of all processes together")
     accumulate: int = Field(
-        1, ge=1, description="parts of a batch that are computed one after another, for less memory; same gradient"
+        1,
+        ge=1,
+        description="parts of a batch that are computed one after another, for less memory, of two pictures or more; "
+        "the gradient is that of the whole batch",
     )
     workers: int | None = Field(
         None, ge=0, description="threads that decode pictures; null: one a core, at most 16. Never changes the result"
@@ -257,6 +260,8 @@ class Recipe(Section):
             raise ValueError("input.augment has no effect with training.views 1: set 2 or more, or 0")
         elif training.views > 1 and not self.input.augment:
             raise ValueError("training.views above 1 are all alike without input.augment")
+        elif training.views and training.compile:
+            raise ValueError("training.compile is for networks, and not for their features: set training.views 0")
         elif training.views and training.mix is not None:
             raise ValueError("training.mix needs pictures, not their features: set training.views 0")
         elif not training.views and training.solver is not None:

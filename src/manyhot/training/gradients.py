@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from manyhot import processes
 from manyhot.data.loading import Batch
+from manyhot.errors import UserError
 from manyhot.models.global_batch import GlobalBatch
 from manyhot.training.mixing import mix_batch
 from manyhot.training.setup import MIX, STEP, Session, derive_seed
@@ -46,49 +47,53 @@ def compute_gradients(session: Session, batch: Batch, step: int) -> Outcome:
     """
     recipe, device, mix = session.recipe, session.accelerator.device, session.parts.mix
     place, size = processes.place(), session.batches.size(step % len(session.batches))
-    n = len(range(place.rank, size, place.count))
+    shares = [len(range(rank, size, place.count)) for rank in range(place.count)]
+    n = shares[place.rank]
     targets = batch.labels.to(device)
     if mix is not None:
         rng = np.random.default_rng([recipe.seed, MIX, step])
         batch, targets = mix_batch(batch, targets[:n], mix, rng, size, device)
     weight = processes.summed(session.parts.loss.weight(targets[:n])).clamp(min=1)
-    count = min(recipe.training.accumulate, -(-size // place.count))
+    # Two pictures a part at least, as BatchNorm needs them.
+    count = max(1, min(recipe.training.accumulate, size // place.count // 2))
     synchronise = place.count > 1 and recipe.training.sync_batch_norm
+    # A compiled network would be compiled anew for every `GlobalBatch`.
+    own_masks = recipe.training.compile and count * place.count > 1
     total, hits, judged = torch.zeros((), device=device, dtype=torch.float64), 0, 0
-    for part in range(count):
-        start, end = _span(n, count, part)
-        if start == end and not synchronise:
-            continue
-        counts = start < end
-        taken = (start, end) if counts else (0, 1)
-        own = batch.part(*taken)
-        own_targets = targets[slice(*taken)] if counts else torch.full_like(own.labels, -1, device=device)
-        whole = (
-            contextlib.nullcontext()
-            if count == place.count == 1
-            else GlobalBatch(
-                size,
-                place.rank + place.count * torch.arange(*taken) if counts else torch.zeros(1, dtype=torch.int64),
-                sum(_length(_span(len(range(rank, size, place.count)), count, part)) for rank in range(place.count)),
-                synchronise=synchronise,
-                counts=counts,
-            )
-        )
+    for number in range(count if n or synchronise else 0):
+        start, end = _span(n, count, number) if n else (0, 1)
+        part = batch.part(start, end)
+        wanted = targets[start:end] if n else torch.full_like(part.labels, -1, device=device)
+        together = sum(_length(_span(one, count, number)) for one in shares)
+        places = place.rank + place.count * torch.arange(start, end) if n else torch.zeros(1, dtype=torch.int64)
+        whole = GlobalBatch(size, places, together, synchronise=synchronise, counts=n > 0)
         # Dropout and the like are functions of (seed, step), so that a resumed run repeats them.
-        torch.manual_seed(derive_seed(recipe.seed, STEP, step))
-        with whole:
-            logits = own.logits(session.trained, device)
-        loss = session.parts.loss.total(logits, own_targets) / weight
+        torch.manual_seed(derive_seed(recipe.seed, STEP, step, *((place.rank, number) if own_masks else ())))
+        with contextlib.nullcontext() if own_masks or count == place.count == 1 else whole:
+            logits = _forward(session, part)
+        loss = session.parts.loss.total(logits, wanted) / weight
         session.accelerator.backward(loss)
         total += loss.detach()
-        if session.single_label and mix is None and counts:
-            more_hits, more_judged = count_hits(logits, own.labels)
-            hits, judged = hits + more_hits, judged + more_judged
+        if session.single_label and mix is None and n:
+            right, known = count_hits(logits, part.labels)
+            hits, judged = hits + right, judged + known
     _sum_gradients(session.trained)
     if not synchronise:
         _average_statistics(session.trained, n / size)
     found = processes.summed(torch.tensor([total.item(), hits, judged], dtype=torch.float64)).tolist()
     return Outcome(found[0], int(found[1]), int(found[2]))
+
+
+def _forward(session: Session, part: Batch) -> Tensor:
+    try:
+        return part.logits(session.trained, session.accelerator.device)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            "BatchNorm needs more than one value of each channel, and a single picture gives one.",
+            remedy="Set another training.batch_size, or training.sync_batch_norm=true.",
+        ) from None
 
 
 def count_hits(logits_NC: Tensor, labels_NC: Tensor) -> tuple[int, int]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils import deterministic
 
@@ -262,6 +263,8 @@ def make_session(recipe: Recipe, parts: Parts, manifest: Manifest) -> Session:
             remedy="Set evaluation.crops=null.",
         )
     on_features = recipe.model.frozen and recipe.training.views > 0
+    if processes.place().count > 1:
+        _refuse_for_several(recipe, model.head if on_features else model, len(train))
     trained: torch.nn.Module = model.head if on_features else model
     average = _moving_average(trained, recipe.training.ema) if recipe.training.ema else None
     backbone = [] if recipe.model.frozen else model.backbone_parameters()
@@ -270,6 +273,7 @@ def make_session(recipe: Recipe, parts: Parts, manifest: Manifest) -> Session:
     trained = accelerator.prepare_model(trained, evaluation_mode=True)
     optimizer = accelerator.prepare_optimizer(optimizer)
     if recipe.training.compile:
+        # A kernel for each shape: which ones a step runs does not depend on the steps before it.
         trained.compile(dynamic=False)
     place = processes.place()
     return Session(
@@ -286,6 +290,30 @@ def make_session(recipe: Recipe, parts: Parts, manifest: Manifest) -> Session:
         val=val,
         batches=TrainingBatches(len(train), recipe.training.batch_size, recipe.seed, place.rank, place.count),
     )
+
+
+def _refuse_for_several(recipe: Recipe, trained: torch.nn.Module, n: int) -> None:
+    """Refuse what several processes cannot do together."""
+    count, training = processes.place().count, recipe.training
+    if min(n, training.batch_size) < count:
+        raise UserError(
+            f"a batch of {min(n, training.batch_size)} pictures has none for some of {count} processes.",
+            remedy="Raise training.batch_size, or start fewer processes.",
+        )
+    norms = any(isinstance(one, _BatchNorm) for one in trained.modules())
+    if not norms or not training.sync_batch_norm or training.solver is not None:
+        return
+    if recipe.input.crops["name"] in {"scales", "dense"} and recipe.input.fit != "squash":
+        raise UserError(
+            f"input.crops '{recipe.input.crops['name']}' gives crops of several shapes, and BatchNorm over several "
+            "processes needs one.",
+            remedy="Set input.fit=squash, or training.sync_batch_norm=false.",
+        )
+    if training.compile:
+        raise UserError(
+            "training.compile does not go with BatchNorm over several processes.",
+            remedy="Set training.sync_batch_norm=false, or training.compile=false.",
+        )
 
 
 def _refuse_top1(watched: str, train: Manifest, mix: Mix | None) -> None:
