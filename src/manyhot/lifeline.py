@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-_GRACE_SECONDS = 2.0
 _CONNECT_SECONDS = 60.0
 # A machine that lost its power sends no end of the connection: it is given up after 10 + 4 * 5 seconds.
 _KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
@@ -35,9 +34,11 @@ class Lifeline:
         self._count = max((rank, *connections)) + 1
         self._lock = threading.Lock()
         self._left = False
+        self._listeners = []
         for peer, connection in connections.items():
             _keep_alive(connection)
-            threading.Thread(target=self._listen, args=(peer, connection), daemon=True).start()
+            self._listeners.append(threading.Thread(target=self._listen, args=(peer, connection), daemon=True))
+            self._listeners[-1].start()
 
     def leave(self, code: int, text: str = "") -> None:
         """End this process's part: with code 0 in order, else `text` is the error that ends the run."""
@@ -47,10 +48,11 @@ class Lifeline:
             self._left = True
             self._tell(code, text if self._rank else "")  # process 0 prints its own
 
-    def await_news(self) -> None:
-        """Wait a moment: what failed here is often but the echo of another process's end, which is then told."""
-        if self._connections:
-            time.sleep(_GRACE_SECONDS)
+    def await_others(self, seconds: float) -> None:
+        """Wait until another process has told its end, which ends this one too, or for so long."""
+        deadline = time.monotonic() + seconds
+        for listener in self._listeners:
+            listener.join(max(0.0, deadline - time.monotonic()))
 
     def _tell(self, code: int, text: str) -> None:
         for connection in self._connections.values():

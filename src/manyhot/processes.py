@@ -24,6 +24,9 @@ T = TypeVar("T")
 _PATIENCE = dt.timedelta(days=2)
 
 
+_ECHO_SECONDS, _SAVING_SECONDS = 2.0, 600.0
+
+
 @dataclass(frozen=True)
 class Place:
     """Which of the processes this is.
@@ -100,8 +103,10 @@ def joined() -> Iterator[None]:
         raise
     except Exception as error:
         signum = getattr(error, "signum", None)  # training's Interrupted, which lies in a higher layer
+        # What failed here is often but the echo of another process's end; and it is process 0 that saves.
+        if signum is None or found.rank:
+            line.await_others(_ECHO_SECONDS if signum is None else _SAVING_SECONDS)
         if signum is None:
-            line.await_news()
             raise
         line.leave(128 + signum)
         if found.rank:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,6 +61,7 @@ def _train_together(recipe: Recipe, manifest: Manifest, run: Run, *, resume: boo
     used = manifest.table["split"].is_in([recipe.data.train_split, recipe.data.val_split])
     with processes.first_on_machine():
         sound, damaged = sound_rows(manifest.rows(used), on_error=recipe.data.on_error)
+    with processes.first_on_machine() if recipe.model.weights.startswith("imagenet") else nullcontext():
         session = make_session(recipe, parts, sound)
     if not writes:
         _train(run, session, resume=resume)
