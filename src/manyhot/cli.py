@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from manyhot.errors import UserError
+from manyhot.processes import CONTINUE, first_on_machine, is_main, joined, place
+from manyhot.processor import prepare_processor
 
 if TYPE_CHECKING:
     from manyhot.data.manifest import Manifest
@@ -74,17 +76,23 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+# The verbs that several processes can do together.
+_TOGETHER = {"train", "evaluate"}
+
+
 @app.callback()
 def options(
+    context: typer.Context,
     quiet: Annotated[bool, typer.Option("--quiet", help="Only warnings and results.")] = False,
     version: Annotated[  # noqa: ARG001 - its callback answers
         bool, typer.Option("--version", help="Print the version and leave.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
     """Set up the process, and what is said on standard error."""
-    from manyhot.processor import prepare_processor
-
-    prepare_processor()
+    if place().count > 1 and context.invoked_subcommand not in _TOGETHER:
+        raise UserError(
+            f"`manyhot {context.invoked_subcommand}` is the work of one process: start it without torchrun."
+        )
     log = logging.getLogger("manyhot")
     log.setLevel(logging.INFO)
     logging.getLogger("manyhot.progress").disabled = quiet
@@ -286,8 +294,11 @@ def train(
     loaded = load_recipe(recipe, overrides)
     from manyhot.training.train import train as run_training
 
-    run = run_training(loaded, _read(data, kind, loaded.data.difficult), out, resume=resume)
-    typer.echo(f"trained: {run.model}\nNext: manyhot evaluate {run.path}")
+    with first_on_machine():
+        manifest = _read(data, kind, loaded.data.difficult)
+    run = run_training(loaded, manifest, out, resume=resume)
+    if is_main():
+        typer.echo(f"trained: {run.model}\nNext: manyhot evaluate {run.path}")
 
 
 @app.command("find-lr")
@@ -504,8 +515,10 @@ def features(
 
 def main() -> None:
     """Run the command line; a UserError becomes one message and exit code 2."""
+    prepare_processor()
     try:
-        app(prog_name="manyhot")
+        with joined():
+            app(prog_name="manyhot")
     except UserError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
@@ -513,7 +526,7 @@ def main() -> None:
         signum = getattr(error, "signum", None)  # training's Interrupted, known by its mark: importing it costs torch
         if signum is None:
             raise
-        typer.echo("stopped; everything is saved. Continue with the same command.", err=True)
+        typer.echo(f"stopped; everything is saved. {CONTINUE}", err=True)
         sys.exit(128 + signum)
 
 
@@ -544,6 +557,7 @@ def _evaluate(run: Path, split: str | None, **settings: Any) -> Path:
     from manyhot.evaluation import summarize
 
     evaluation = run_evaluation(run, split, **settings)
-    typer.echo(summarize(evaluation.metrics))
-    typer.echo(f"report: {evaluation.report}")
+    if is_main():
+        typer.echo(summarize(evaluation.metrics))
+        typer.echo(f"report: {evaluation.report}")
     return evaluation.report.resolve()

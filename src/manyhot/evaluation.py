@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
+from manyhot import processes
 from manyhot.atomic import write_text
 from manyhot.data.manifest import Manifest
 from manyhot.errors import UserError
-from manyhot.inference.predict import Predictor
+from manyhot.inference.predict import Logits, Predictor
 from manyhot.metrics.summary import measure
 from manyhot.models.bundle import BundleConfig, digest_ids
 from manyhot.predictions import Predictions
@@ -66,8 +67,20 @@ def evaluate(
         UserError: no run or no trained model there, an empty split, other classes, damaged pictures.
     """
     require_export(export)
-    run = open_run(Path(path))
-    recipe = _evaluation_recipe(run, overrides or [])
+    with processes.joined():
+        return _evaluate_together(open_run(Path(path)), split, manifest, overrides or [], on_error, export)
+
+
+def _evaluate_together(
+    run: Run,
+    split: str | None,
+    manifest: Manifest | None,
+    overrides: list[str],
+    on_error: str | None,
+    export: str | None,
+) -> Evaluation:
+    """`evaluate`, in one of the processes or in the only one: all of them score, process 0 measures and writes."""
+    recipe = _evaluation_recipe(run, overrides)
     split = split or recipe.data.val_split
     trained_on = Manifest.load(run.manifest)
     part = (manifest or trained_on).split(split)
@@ -76,7 +89,26 @@ def evaluate(
         run.path, batch_size=settings.batch_size, workers=recipe.training.workers, crops=settings.crops
     )
     predictions, logits = predictor.predict_manifest(part, on_error=on_error or recipe.data.on_error)
-    changed = any(override.partition("=")[0].strip() == "evaluation.threshold" for override in overrides or [])
+    return processes.by_main(
+        lambda: _measure(run, recipe, split, part, predictor, predictions, logits, trained_on, overrides, export)
+    )
+
+
+def _measure(
+    run: Run,
+    recipe: Recipe,
+    split: str,
+    part: Manifest,
+    predictor: Predictor,
+    predictions: Predictions,
+    logits: Logits,
+    trained_on: Manifest,
+    overrides: list[str],
+    export: str | None,
+) -> Evaluation:
+    """Measures, tables and report of what was scored."""
+    settings = recipe.evaluation
+    changed = any(override.partition("=")[0].strip() == "evaluation.threshold" for override in overrides)
     config = predictor.bundle.config
     thresholds = settings.threshold if changed else config.thresholds
     if changed:

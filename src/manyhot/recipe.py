@@ -169,7 +169,13 @@ class Training(Section):
     """The loop."""
 
     epochs: int = Field(10, ge=1, description="passes over the train split")
-    batch_size: int = Field(16, ge=1, description="pictures a step")
+    batch_size: int = Field(16, ge=1, description="pictures a step, of all processes together")
+    accumulate: int = Field(
+        1,
+        ge=1,
+        description="parts of a batch that are computed one after another, for less memory, of two pictures or more; "
+        "the gradient is that of the whole batch",
+    )
     workers: int | None = Field(
         None, ge=0, description="threads that decode pictures; null: one a core, at most 16. Never changes the result"
     )
@@ -205,6 +211,12 @@ class Training(Section):
         None, description="a solver part trains the head on those features to its optimum; null: batch by batch"
     )
     precision: Literal["float32", "bf16", "fp16"] = Field("float32", description="arithmetic of the forward pass")
+    compile: bool = Field(default=False, description="compile the network with torch.compile for training")
+    sync_batch_norm: bool = Field(
+        default=True,
+        description="of several processes: BatchNorm takes its statistics over the batch of all of them; false: over "
+        "the share of each, which is faster and no longer what one process computes",
+    )
     checkpoint_steps: int | None = Field(
         None, ge=1, description="also write a checkpoint every so many steps; null: at the end of an epoch"
     )
@@ -282,6 +294,8 @@ class Recipe(Section):
             raise ValueError("input.augment has no effect with training.views 1: set 2 or more, or 0")
         elif training.views > 1 and not self.input.augment:
             raise ValueError("training.views above 1 are all alike without input.augment")
+        elif training.views and training.compile:
+            raise ValueError("training.compile is for networks, and not for their features: set training.views 0")
         elif training.views and training.mix is not None:
             raise ValueError("training.mix needs pictures, not their features: set training.views 0")
         elif not training.views and training.solver is not None:

@@ -186,8 +186,13 @@ def test_ranks_share_out_each_global_batch(n, batch_size, world):
     shares = [order(TrainingBatches(n, batch_size, 1, rank, world)) for rank in range(world)]
     for place, batch in enumerate(whole):
         parts = [share[place] for share in shares]
-        assert sorted(chain.from_iterable(parts)) == sorted(batch)
-        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+        counts = [len(range(rank, len(batch), world)) for rank in range(world)]
+        assert sorted(chain.from_iterable(part[:count] for part, count in zip(parts, counts, strict=True))) == sorted(
+            batch
+        )
+        assert all(part == batch[:1] for part, count in zip(parts, counts, strict=True) if not count)
+        assert all(len(part) == max(1, count) for part, count in zip(parts, counts, strict=True))
+        assert TrainingBatches(n, batch_size, 1, 0, world).size(place) == len(batch)
     assert {len(share) for share in shares} == {len(whole)}
 
 

@@ -19,7 +19,7 @@ import manyhot
 from manyhot.atomic import sha256_file
 from manyhot.errors import UserError
 from manyhot.runs import Run
-from manyhot.training.loop import count_hits
+from manyhot.training.gradients import count_hits
 from manyhot.training.schedules import schedules
 
 RECIPE = """

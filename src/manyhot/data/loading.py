@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from manyhot import processes
 from manyhot.data.images import DamagedImage, open_image
 from manyhot.data.preprocessing import Preprocessing
 from manyhot.data.transforms import Augmentation, augment
@@ -45,13 +46,17 @@ class PictureGroup:
         """The stacks as the network takes them, float32, on its device."""
         return tuple(self.preprocessing.normalize(stack.to(device, non_blocking=True)) for stack in self.stacks)
 
-    def logits(self, network: nn.Module, device: torch.device, mix: Mixing | None = None) -> Tensor:
+    def logits(self, network: nn.Module, device: torch.device) -> Tensor:
         """What the network says of them, [n, C]."""
-        stacks = self.normalized(device)
-        if mix is not None:
-            stacks = tuple(mix(stack.squeeze(1)).unsqueeze(1) for stack in stacks)
-        logits: Tensor = network(stacks, self.preprocessing.window)
+        logits: Tensor = network(self.normalized(device), self.preprocessing.window)
         return logits
+
+    def part(self, start: int, end: int) -> PictureGroup:
+        """Those of places start…end - 1 in the batch, counted from `start`."""
+        inside = _inside(self.places, start, end)
+        return PictureGroup(
+            self.places[inside] - start, tuple(stack[inside] for stack in self.stacks), self.preprocessing
+        )
 
 
 @dataclass(frozen=True)
@@ -66,11 +71,29 @@ class FeatureGroup:
     places: Tensor
     features: Tensor
 
-    def logits(self, network: nn.Module, device: torch.device, mix: Mixing | None = None) -> Tensor:
+    def part(self, start: int, end: int) -> FeatureGroup:
+        """Those of places start…end - 1 in the batch, counted from `start`."""
+        inside = _inside(self.places, start, end)
+        return FeatureGroup(self.places[inside] - start, self.features[inside])
+
+    def logits(self, network: nn.Module, device: torch.device) -> Tensor:
         """What the head says of them, [n, C]."""
-        assert mix is None, "features are not mixed"
         logits: Tensor = network(self.features.to(device, non_blocking=True).float())
         return logits
+
+
+class Group(Protocol):
+    """Pictures of a batch that go through the network together."""
+
+    @property
+    def places(self) -> Tensor:
+        """int64 [n], their places in the batch, ascending."""
+
+    def logits(self, network: nn.Module, device: torch.device) -> Tensor:
+        """What the network says of them, [n, C]."""
+
+    def part(self, start: int, end: int) -> Group:
+        """Those of places start…end - 1 in the batch, counted from `start`."""
 
 
 @dataclass(frozen=True)
@@ -86,25 +109,37 @@ class Batch:
 
     indices: Tensor
     labels: Tensor
-    groups: tuple[PictureGroup | FeatureGroup, ...]
+    groups: tuple[Group, ...]
     damaged: tuple[tuple[int, str], ...] = ()
 
-    def logits(self, network: nn.Module, device: torch.device, mix: Mixing | None = None) -> Tensor:
+    def part(self, start: int, end: int) -> Batch:
+        """Pictures start…end - 1 of the B."""
+        if start <= 0 and end >= len(self.indices):
+            return self
+        groups = [group.part(start, end) for group in self.groups]
+        return Batch(
+            self.indices[start:end], self.labels[start:end], tuple(group for group in groups if len(group.places))
+        )
+
+    def logits(self, network: nn.Module, device: torch.device) -> Tensor:
         """What a network says of the pictures, [B, C].
 
         Arguments:
             network: a Classifier, or for features its head.
             device: where it lies.
-            mix: changes normalised pictures [B, 3, H, W], which are one crop each and of one shape.
         """
-        found = [group.logits(network, device, mix) for group in self.groups]
+        found = [group.logits(network, device) for group in self.groups]
         if len(found) == 1:
             return found[0]
         order = torch.cat([group.places for group in self.groups]).argsort()
         return torch.cat(found)[order.to(device)]
 
 
-Mixing = Callable[[Tensor], Tensor]
+def _inside(places: Tensor, start: int, end: int) -> slice:
+    """Where ascending places lie within start…end - 1."""
+    return slice(int((places < start).sum()), int((places < end).sum()))
+
+
 Item = tuple[int, list[NDArray[np.uint8]]] | tuple[int, str]
 
 
@@ -194,7 +229,8 @@ class Batches(Protocol):
 class TrainingBatches:
     """The batches of one epoch, in an order that (seed, epoch) alone decides.
 
-    With several processes each takes its share of every global batch.
+    With several processes each takes its share of every global batch: process r takes pictures r, r + world, and so on.
+    A process for which none is left gets the first picture of the batch, as a stand-in that is not to be counted.
 
     Arguments:
         n: number of pictures.
@@ -218,13 +254,17 @@ class TrainingBatches:
         full, rest = divmod(self.n, self.batch_size)
         return max(1, full + (rest > (1 if full else 0)))
 
+    def size(self, batch: int) -> int:
+        """Pictures of a global batch, counted from 0."""
+        return (self.n if batch == len(self) - 1 else (batch + 1) * self.batch_size) - batch * self.batch_size
+
     def __iter__(self) -> Iterator[list[Key]]:
         order = np.random.default_rng([self.seed, ORDER, self.epoch]).permutation(self.n)
-        count = len(self)
-        for batch in range(self.skip, count):
-            end = self.n if batch == count - 1 else (batch + 1) * self.batch_size
-            share = order[batch * self.batch_size : end][self.rank :: self.world]
-            yield [(self.epoch, int(index)) for index in share]
+        for batch in range(self.skip, len(self)):
+            start = batch * self.batch_size
+            whole = order[start : start + self.size(batch)]
+            share = whole[self.rank :: self.world]
+            yield [(self.epoch, int(index)) for index in (share if len(share) else whole[:1])]
 
 
 class EvaluationBatches:
@@ -251,13 +291,15 @@ class Loader:
     Arguments:
         pictures: the data set.
         batches: which pictures, in which order.
-        workers: threads; 0 decodes when asked, None is one a core, at most 16.
+        workers: threads; 0 decodes when asked, None is one a core, at most 16 (processes of one machine share the
+            cores).
     """
 
     def __init__(self, pictures: Pictures, batches: Batches, workers: int | None = None) -> None:
         self.pictures = pictures
         self.batches = batches
-        self.workers = min(16, os.cpu_count() or 1) if workers is None else workers
+        cores = max(1, (os.cpu_count() or 1) // processes.place().local_count)
+        self.workers = min(16, cores) if workers is None else workers
 
     def __iter__(self) -> Iterator[Batch]:
         if not self.workers:

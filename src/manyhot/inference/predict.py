@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from manyhot import processes
 from manyhot.data.images import IMAGE_SUFFIXES
 from manyhot.data.loading import Batch, EvaluationBatches, Loader, Pictures
 from manyhot.data.manifest import Manifest
@@ -38,6 +39,18 @@ class Logits:
     rows: NDArray[np.int64]
     damaged: list[tuple[int, str]]
 
+    def of_all_processes(self) -> Logits:
+        """These and those of the pictures that other processes looked at, each picture once."""
+        parts = processes.gathered(self)
+        if len(parts) == 1:
+            return self
+        seen = [part for part in parts if len(part.rows)] or parts[:1]
+        rows = np.concatenate([part.rows for part in seen])
+        assert len(np.unique(rows)) == len(rows), "a picture was looked at twice"
+        order = rows.argsort()
+        values = np.concatenate([part.values for part in seen])[order]
+        return Logits(values, rows[order], sorted(one for part in parts for one in part.damaged))
+
 
 @torch.no_grad()
 def compute_logits(
@@ -49,7 +62,7 @@ def compute_logits(
     what: str,
     after_batch: Callable[[], None] = lambda: None,
 ) -> Logits:
-    """Run a network in eval mode over batches of pictures, each once.
+    """Run a network in eval mode over batches of pictures, each once; of several processes each looks at its own.
 
     Arguments:
         model: a Classifier for pictures, its head for features.
@@ -176,8 +189,12 @@ class Predictor:
     ) -> tuple[Predictions, Logits]:
         config = self.bundle.config
         pictures = Pictures(files, labels, self.preprocessing)
-        loader = Loader(pictures, EvaluationBatches(len(pictures), self.batch_size), self.workers)
-        logits = compute_logits(self._model, loader, len(pictures), self.device, what="scoring pictures")
+        place = processes.place()
+        batches = EvaluationBatches(len(pictures), self.batch_size, place.rank, place.count)
+        loader = Loader(pictures, batches, self.workers)
+        logits = compute_logits(
+            self._model, loader, len(pictures), self.device, what="scoring pictures"
+        ).of_all_processes()
         _report_damaged(files, logits.damaged, on_error)
         if not len(logits.rows):
             raise UserError("none of the pictures could be read.")

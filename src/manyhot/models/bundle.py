@@ -185,7 +185,7 @@ def load_bundle(folder: Path) -> Bundle:
         raise UserError(
             "the weights do not match the SHA-256 in config.json.",
             file=path,
-            remedy="If training was interrupted, resume it with --resume; else restore the file from a copy.",
+            remedy="If training was interrupted, repeat its command; else restore the file from a copy.",
         )
     model = create_classifier(config.model, len(config.classes), config.preprocessing.cropping.count)
     try:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from manyhot.models.crop_pooling import CropPooling
+from manyhot.models.global_batch import is_synchronised
 
 # Small enough that every score starts near one half, whatever the length of the features.
 _INIT_STD = 0.01
@@ -22,7 +23,7 @@ class FeatureNorm(nn.BatchNorm1d):
 
     def forward(self, features_ND: Tensor) -> Tensor:
         """Float features [N, D] → [N, D]."""
-        if self.training and len(features_ND) == 1:
+        if self.training and len(features_ND) == 1 and not is_synchronised():
             return F.batch_norm(features_ND, self.running_mean, self.running_var, eps=self.eps)
         return super().forward(features_ND)
 

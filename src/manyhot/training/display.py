@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from manyhot import processes
 from manyhot.atomic import atomic_open
 from manyhot.data.loading import Batch, PictureGroup
 from manyhot.runs import Run
@@ -25,7 +26,8 @@ QUALITY = 90
 class Display:
     """Draws what `recipe.tracking` names, in the first epoch and in each whose number `tracking.every` divides.
 
-    Nothing drawn takes part in training or draws random numbers: with it or without, the weights are the same.
+    Of several processes the first does, of its own pictures. Nothing drawn takes part in training or draws random
+    numbers: with it or without, the weights are the same.
 
     Arguments:
         run: `views/` lies in its folder.
@@ -41,7 +43,7 @@ class Display:
 
     def graph(self, state: State) -> None:
         """The backbone's operations, once a run; before its batches, as tracing it is nothing for several threads."""
-        if self.settings.graph and not state.total_steps:
+        if self.settings.graph and not state.total_steps and processes.is_main():
             still = copy.deepcopy(self.session.model.backbone).eval()  # BatchNorm would count the picture
             size = self.session.input.size
             self.tracker.graph(still, torch.zeros(1, 3, size, size, device=self.session.accelerator.device))
@@ -51,7 +53,7 @@ class Display:
 
         Several crops of a picture lie side by side. Stored features have no pictures to show.
         """
-        if state.step or not self._is_due(state):
+        if state.step or not self._is_due(state) or not processes.is_main():
             return
         for group in batch.groups:
             if not isinstance(group, PictureGroup):

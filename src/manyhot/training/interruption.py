@@ -7,6 +7,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from manyhot import processes
+
 
 class Interrupted(Exception):  # noqa: N818 - it is no error
     """The user or the system asked to stop, and everything is saved.
@@ -28,9 +30,15 @@ class SignalWatch:
         self._former: dict[int, Any] = {}
 
     def stop_if_asked(self) -> None:
-        """Raise Interrupted if a signal came."""
-        if self.signum is not None:
+        """Raise Interrupted if a signal came; of several processes in process 0 alone, whose end ends the others."""
+        if self.signum is not None and processes.is_main():
             raise Interrupted(self.signum)
+
+    def stop_together(self) -> None:
+        """Raise Interrupted in every process if a signal came to any; all call it at the same place of their work."""
+        signum = processes.largest(self.signum or 0)
+        if signum:
+            raise Interrupted(signum)
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():

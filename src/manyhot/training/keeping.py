@@ -7,6 +7,7 @@ import shutil
 from importlib.metadata import version
 from typing import Any
 
+from manyhot import processes
 from manyhot.atomic import atomic_path, sha256_file
 from manyhot.errors import UserError
 from manyhot.models.bundle import WEIGHTS, BundleConfig, read_config, save_bundle
@@ -29,14 +30,15 @@ def judge(recipe: Recipe, line: dict[str, Any]) -> tuple[float, str]:
 
 
 class Keeper:
-    """Writes a run's checkpoints so that a kill between any two writes loses nothing but time."""
+    """Writes a run's checkpoints so that a kill between any two writes loses nothing but time; process 0 does."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
 
     def save_last(self, session: Session, state: State) -> None:
         """Everything that a resumed run needs."""
-        save_checkpoint(self.run.last, {"state": state.to_dict(), **session.state_dict()})
+        if processes.is_main():
+            save_checkpoint(self.run.last, {"state": state.to_dict(), **session.state_dict()})
 
     def save_epoch(self, session: Session, state: State) -> None:
         """The end of an epoch: best weights and bundle if it is the best so far, then checkpoint, then history."""
@@ -44,27 +46,32 @@ class Keeper:
         value, _ = judge(session.recipe, line)
         if value > state.best_value:
             state.best_epoch, state.best_value = state.epoch, value
-            best = {"weights": session.evaluated.state_dict(), "epoch": state.epoch, "val_map": line["val_map"]}
-            save_checkpoint(self.run.best, best)
-            if not session.on_features:  # where epochs take milliseconds, a backbone an epoch is much to write
-                self._save_bundle(session, best)
+            if processes.is_main():
+                best = {"weights": session.evaluated.state_dict(), "epoch": state.epoch, "val_map": line["val_map"]}
+                save_checkpoint(self.run.best, best)
+                if not session.on_features:  # where epochs take milliseconds, a backbone an epoch is much to write
+                    self._save_bundle(session, best)
         self.save_last(session, state)
-        every = session.recipe.training.checkpoint_epochs
-        if every and state.epoch % every == 0:
-            with atomic_path(self.run.numbered(state.epoch)) as temporary:
-                shutil.copyfile(self.run.last, temporary)
-        write_history(self.run, state.history)
+        if processes.is_main():
+            every = session.recipe.training.checkpoint_epochs
+            if every and state.epoch % every == 0:
+                with atomic_path(self.run.numbered(state.epoch)) as temporary:
+                    shutil.copyfile(self.run.last, temporary)
+            write_history(self.run, state.history)
 
-    def resume(self, session: Session) -> State:
-        """Load the last checkpoint into the session, and mend what a kill may have left half done.
+    def resume(self, session: Session) -> State | None:
+        """Load the last checkpoint, if there is one, and mend what a kill may have left half done.
 
         Raises:
             UserError: a damaged checkpoint.
         """
-        saved = load_checkpoint(self.run.last)
+        saved = processes.by_main(lambda: load_checkpoint(self.run.last) if self.run.last.exists() else None)
+        if saved is None:
+            return None
         state = State(**saved.pop("state"))
         session.load_state_dict(saved)
-        write_history(self.run, state.history)
+        if processes.is_main():
+            write_history(self.run, state.history)
         self.save_best_bundle(session, state)
         log.info("resuming after %d epochs and %d steps of the next", state.epoch, state.step)
         return state
@@ -75,7 +82,7 @@ class Keeper:
         Raises:
             UserError: a damaged checkpoint, or one of another epoch.
         """
-        if not state.best_epoch:
+        if not state.best_epoch or not processes.is_main():
             return
         best = load_checkpoint(self.run.best)
         if best["epoch"] not in {state.best_epoch, state.epoch + 1}:

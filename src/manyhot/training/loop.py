@@ -11,20 +11,21 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from manyhot import processes
 from manyhot.data.loading import Batch
 from manyhot.errors import UserError
 from manyhot.inference.features import FeatureLoader
-from manyhot.inference.predict import activate, compute_logits
+from manyhot.inference.predict import Logits, activate, compute_logits
 from manyhot.metrics.ranking import average_precision, mean_ap
 from manyhot.metrics.topk import top_k_accuracy
 from manyhot.progress import progress
 from manyhot.runs import Run
 from manyhot.training.display import Display
+from manyhot.training.gradients import compute_gradients
 from manyhot.training.interruption import Interrupted, SignalWatch
 from manyhot.training.keeping import Keeper
-from manyhot.training.setup import MIX, STEP, Session, derive_seed
+from manyhot.training.setup import Session
 from manyhot.training.solvers import Solver
 from manyhot.training.state import State
 from manyhot.training.tracking import Tracker
@@ -94,13 +95,14 @@ def train_epoch(
         for batch in loader if left else ():
             waited = time.perf_counter() - asked
             display.inputs(state, batch)
+            size = session.batches.size(state.step)
             loss = train_step(session, state, batch, display.gradients)
             tracker.step(state.total_steps, loss)
             now = time.perf_counter()
-            state.add_step(loss, len(batch.indices), now - started, waited)
+            state.add_step(loss, size, now - started, waited)
             started = now
-            bar.advance(len(batch.indices), note=f"loss {state.loss_sum / state.step:.4f}")
-            watch.stop_if_asked()
+            bar.advance(size, note=f"loss {state.loss_sum / state.step:.4f}")
+            watch.stop_together()
             # The last step needs none: the epoch's own checkpoint follows, and TensorBoard resumes cleanly only there.
             every = recipe.training.checkpoint_steps
             if every and state.total_steps % every == 0 and state.step < len(session.batches):
@@ -110,43 +112,33 @@ def train_epoch(
 
 
 def solve_head(session: Session, loader: FeatureLoader, solver: Solver, state: State, watch: SignalWatch) -> None:
-    """The head at the optimum, in one step."""
+    """The head at the optimum, in one step; process 0 looks for it, and the others wait."""
     started = time.perf_counter()
-    loss = solver.fit(
-        session.model.head, loader.views, loader.labels, session.parts.loss, session.recipe.seed, watch.stop_if_asked
+    head, loss, seed = session.model.head, session.parts.loss, session.recipe.seed
+    found, weights = processes.by_main(
+        lambda: (solver.fit(head, loader.views, loader.labels, loss, seed, watch.stop_if_asked), head.state_dict())
     )
-    state.add_step(loss, len(session.train), time.perf_counter() - started)
+    head.load_state_dict(weights)
+    state.add_step(found, len(session.train), time.perf_counter() - started)
 
 
 def train_step(
     session: Session, state: State, batch: Batch, before_update: Callable[[State], None] | None = None
 ) -> float:
-    """One step of the optimizer; returns the loss. `before_update` is called when all gradients are there."""
+    """One step of the optimizer; returns the loss of the global batch.
+
+    `before_update` is called when all gradients are there.
+    """
     recipe, accelerator = session.recipe, session.accelerator
     _refuse_damaged(session, batch)
     schedule, steps = session.parts.schedule, len(session.batches)
     factor = schedule.factor(state.total_steps, steps, recipe.training.epochs, state.history)
     for group in session.optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor
-    # Dropout and the like are functions of (seed, step), so that a resumed run repeats them.
-    torch.manual_seed(derive_seed(recipe.seed, STEP, state.total_steps))
-    targets = batch.labels.to(accelerator.device)
-    rng = np.random.default_rng([recipe.seed, MIX, state.total_steps])
-
-    def mixed(images: Tensor) -> Tensor:
-        nonlocal targets
-        assert session.parts.mix is not None
-        images, targets = session.parts.mix.apply(images, targets, rng)
-        return images
-
-    logits = batch.logits(session.trained, accelerator.device, mixed if session.parts.mix else None)
-    loss = session.parts.loss.compute(logits, targets)
-    value = loss.item()
-    if not math.isfinite(value):
-        _stop_at_non_finite(session, state, batch, value)
-    if session.single_label and session.parts.mix is None:
-        state.add_hits(*count_hits(logits, batch.labels))
-    accelerator.backward(loss)
+    found = compute_gradients(session, batch, state.total_steps)
+    if not math.isfinite(found.loss):
+        _stop_at_non_finite(session, state, batch, found.loss)
+    state.add_hits(found.hits, found.judged)
     if recipe.training.grad_clip is not None:
         accelerator.clip_grad_norm_(session.trained.parameters(), recipe.training.grad_clip)
     if before_update is not None:
@@ -155,14 +147,7 @@ def train_step(
     session.optimizer.zero_grad()
     if session.average is not None:
         session.average.update_parameters(session.trained)
-    return value
-
-
-def count_hits(logits_NC: Tensor, labels_NC: Tensor) -> tuple[int, int]:
-    """Pictures whose class, the only 1 of their labels, has the highest logit; and pictures that have a class."""
-    known_N = (labels_NC == 1).any(dim=1)
-    right_N = logits_NC.detach().argmax(dim=1).cpu() == (labels_NC == 1).int().argmax(dim=1)
-    return int((right_N & known_N).sum()), int(known_N.sum())
+    return found.loss
 
 
 def evaluate_epoch(session: Session, loader: Iterable[Batch], state: State, watch: SignalWatch) -> dict[str, Any]:
@@ -174,7 +159,11 @@ def evaluate_epoch(session: Session, loader: Iterable[Batch], state: State, watc
         session.accelerator.device,
         what="validating",
         after_batch=watch.stop_if_asked,
-    )
+    ).of_all_processes()
+    return processes.by_main(lambda: _measure_epoch(session, state, logits))
+
+
+def _measure_epoch(session: Session, state: State, logits: Logits) -> dict[str, Any]:
     if logits.damaged:
         row, reason = logits.damaged[0]
         raise UserError(f"the picture cannot be read any more: {reason}.", file=session.val.paths[row])
@@ -239,7 +228,8 @@ def _refuse_damaged(session: Session, batch: Batch) -> None:
 
 
 def _stop_at_non_finite(session: Session, state: State, batch: Batch, value: float) -> None:
-    ids = [session.train.ids[row] for row in batch.indices.tolist()]
+    rows = {row for rows in processes.gathered(batch.indices.tolist()) for row in rows}
+    ids = [session.train.ids[row] for row in sorted(rows)]
     rates = {group["name"]: f"{group['lr']:.3g}" for group in session.optimizer.param_groups}
     raise NonFiniteLossError(
         f"the loss is {value} at step {state.total_steps} (epoch {state.epoch + 1}), "

@@ -20,14 +20,24 @@ class Loss(Part):
 
     activation: ClassVar[Literal["sigmoid", "softmax"]] = "sigmoid"
 
-    @abstractmethod
     def compute(self, logits_NC: Tensor, targets_NC: Tensor) -> Tensor:
-        """The loss as a float32 scalar, or float64 of float64 logits.
+        """The loss, `total` / `weight`, as a float32 scalar, or float64 of float64 logits.
+
+        The loss of a batch is the sum of its parts' totals by the sum of their weights, however it is divided.
 
         Arguments:
             logits_NC: float [N, C].
             targets_NC: int8 labels or float targets [N, C], 0…1; -1 takes no part and gets no gradient.
         """
+        return self.total(logits_NC, targets_NC) / self.weight(targets_NC).clamp(min=1)
+
+    @abstractmethod
+    def total(self, logits_NC: Tensor, targets_NC: Tensor) -> Tensor:
+        """The sum over all that takes part, a scalar; arguments as of `compute`."""
+
+    @abstractmethod
+    def weight(self, targets_NC: Tensor) -> Tensor:
+        """How much takes part, an int64 scalar on the targets' device: what `total` is divided by."""
 
     def fitted(self, labels_NC: NDArray[np.int8]) -> Self:  # noqa: ARG002
         """This loss with what it takes from the labels of the train split, int8 [N, C]; most take nothing."""
@@ -53,12 +63,17 @@ class SigmoidLoss(Loss):
         "mean", description="over the classes of a picture; over pictures it is always the mean"
     )
 
-    def compute(self, logits_NC: Tensor, targets_NC: Tensor) -> Tensor:
-        """Mean: over all known entries. Sum: over all known entries, divided by N."""
+    def total(self, logits_NC: Tensor, targets_NC: Tensor) -> Tensor:
+        """Over all known entries."""
         logits_NC = _at_least_float32(logits_NC)
         known = (targets_NC >= 0).to(logits_NC)
-        total = (self.entries(logits_NC, targets_NC.clamp(min=0).to(logits_NC)) * known).sum()
-        return total / (len(logits_NC) if self.reduction == "sum" else known.sum().clamp(min=1))
+        return (self.entries(logits_NC, targets_NC.clamp(min=0).to(logits_NC)) * known).sum()
+
+    def weight(self, targets_NC: Tensor) -> Tensor:
+        """With the reduction `mean` the number of known entries, with `sum` N."""
+        if self.reduction == "sum":
+            return torch.tensor(len(targets_NC), device=targets_NC.device)
+        return (targets_NC >= 0).sum()
 
     @abstractmethod
     def entries(self, logits_NC: Tensor, targets_NC: Tensor) -> Tensor:
@@ -185,8 +200,8 @@ class CrossEntropy(Loss):
     activation: ClassVar[Literal["sigmoid", "softmax"]] = "softmax"
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
 
-    def compute(self, logits_NC: Tensor, targets_NC: Tensor) -> Tensor:
-        """Mean over the pictures that have a target; the others take no part.
+    def total(self, logits_NC: Tensor, targets_NC: Tensor) -> Tensor:
+        """Over the pictures that have a target.
 
         Of int8 labels the target is the class labelled 1. Float targets are the shares of the classes: their known
         entries sum to 1.
@@ -194,15 +209,21 @@ class CrossEntropy(Loss):
         logits_NC = _at_least_float32(logits_NC)
         if targets_NC.is_floating_point():
             shares_NC = targets_NC.clamp(min=0).to(logits_NC)
-            takes_part = ((shares_NC.sum(dim=1) - 1).abs() < _SUM_TOLERANCE).to(logits_NC)
             each = F.cross_entropy(logits_NC, shares_NC, label_smoothing=self.label_smoothing, reduction="none")
-            return (each * takes_part).sum() / takes_part.sum().clamp(min=1)
+            return (each * _sums_to_one(targets_NC)).sum()
         best = targets_NC.max(dim=1)
         target = best.indices.masked_fill(best.values < 1, _NO_TARGET)
-        total = F.cross_entropy(
+        return F.cross_entropy(
             logits_NC, target, ignore_index=_NO_TARGET, label_smoothing=self.label_smoothing, reduction="sum"
         )
-        return total / (best.values == 1).sum().clamp(min=1)
+
+    def weight(self, targets_NC: Tensor) -> Tensor:
+        """The number of pictures that have a target."""
+        return (_sums_to_one(targets_NC) if targets_NC.is_floating_point() else (targets_NC == 1).any(dim=1)).sum()
+
+
+def _sums_to_one(shares_NC: Tensor) -> Tensor:
+    return (shares_NC.clamp(min=0).sum(dim=1) - 1).abs() < _SUM_TOLERANCE
 
 
 def _at_least_float32(logits_NC: Tensor) -> Tensor:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from manyhot import processes
+from manyhot.data.loading import Batch, PictureGroup
 from manyhot.data.transforms import Positive, Probability
 from manyhot.registry import Part, Registry
 
@@ -103,3 +107,68 @@ def _span(length: int, share: float, rng: np.random.Generator) -> tuple[int, int
     span = int(length * share)
     start = int(rng.integers(length)) - span // 2
     return max(0, start), min(length, start + span)
+
+
+@dataclass(frozen=True)
+class MixedGroup:
+    """Mixed pictures of a batch.
+
+    Arguments:
+        places: int64 [n], their places in the batch.
+        images: float [n, 3, H, W], normalised, on the network's device.
+        window: what the network pools over.
+    """
+
+    places: Tensor
+    images: Tensor
+    window: tuple[int, int] | None
+
+    def logits(self, network: nn.Module, device: torch.device) -> Tensor:  # noqa: ARG002
+        """What the network says of them, [n, C]."""
+        logits: Tensor = network((self.images.unsqueeze(1),), self.window)
+        return logits
+
+    def part(self, start: int, end: int) -> MixedGroup:
+        """Those of places start…end - 1 in the batch, counted from `start`."""
+        return MixedGroup(self.places[start:end] - start, self.images[start:end], self.window)
+
+
+def mix_batch(
+    batch: Batch, labels_NC: Tensor, mix: Mix, rng: np.random.Generator, size: int, device: torch.device
+) -> tuple[Batch, Tensor]:
+    """This process's pictures of a global batch, mixed with any others of it.
+
+    A picture's partner may lie in another process, so that all of them exchange their pictures first.
+
+    Arguments:
+        batch: this process's pictures, of one crop and one shape.
+        labels_NC: int8 [n, C] of those of them that count, on the device.
+        mix: the part that mixes.
+        rng: all the randomness there is, the same in every process.
+        size: pictures of the global batch.
+        device: of the network.
+
+    Returns:
+        the batch with its pictures mixed, and their targets [n, C].
+    """
+    (group,) = batch.groups
+    assert isinstance(group, PictureGroup)
+    images_N3HW = group.normalized(device)[0].squeeze(1)
+    all_images, all_labels = (_interleaved(rows, size) for rows in (images_N3HW[: len(labels_NC)], labels_NC))
+    mixed, targets = mix.apply(all_images, all_labels, rng)
+    place = processes.place()
+    own = slice(place.rank, None, place.count)
+    if len(labels_NC):  # else the picture stands in for none, and stays as it is
+        images_N3HW = mixed[own]
+    mixed_group = MixedGroup(group.places, images_N3HW, group.preprocessing.window)
+    return replace(batch, groups=(mixed_group,)), targets[own]
+
+
+def _interleaved(rows: Tensor, size: int) -> Tensor:
+    """The rows of all processes, `size` in all, in the order of the batch: the first of each, then the second."""
+    count = processes.place().count
+    if count == 1:
+        return rows
+    longest = -(-size // count)
+    padded = F.pad(rows.contiguous(), (*[0] * 2 * (rows.ndim - 1), 0, longest - len(rows)))
+    return torch.stack(processes.gathered_tensors(padded), dim=1).flatten(0, 1)[:size]

@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils import deterministic
 
+from manyhot import processes
 from manyhot.data.colours import measure_colours
 from manyhot.data.crops import crops
 from manyhot.data.device import DeviceLoader, refuse_unbatched
@@ -174,7 +176,8 @@ class Session:
             stop_if_asked: called after each batch of computing; may raise.
         """
         recipe, train, val = self.recipe, self.train, self.val
-        in_order = EvaluationBatches(len(val), recipe.evaluation.batch_size)
+        place = processes.place()
+        in_order = EvaluationBatches(len(val), recipe.evaluation.batch_size, place.rank, place.count)
         workers, augment = recipe.training.workers, self.parts.augment
         if not self.on_features:
             held_out = Loader(Pictures(val.paths, val.labels, self.input), in_order, workers)
@@ -195,6 +198,13 @@ class Session:
             workers=workers,
             precision=recipe.training.precision,
         )
+        if place.count > 1:  # each of a machine fills its share of the cache, then all read it
+            share = slice(place.local_rank, None, place.local_count)
+            extraction.compute(
+                train.paths[share], recipe.training.views, what="features to train on", after_batch=stop_if_asked
+            )
+            extraction.compute(val.paths[share], what="features to validate on", after_batch=stop_if_asked)
+            processes.wait()
         views = extraction.compute(
             train.paths, recipe.training.views, what="features to train on", after_batch=stop_if_asked
         )
@@ -270,12 +280,20 @@ def make_session(recipe: Recipe, parts: Parts, manifest: Manifest) -> Session:
             remedy="Set evaluation.crops=null.",
         )
     on_features = recipe.model.frozen and recipe.training.views > 0
+    if processes.place().count > 1:
+        _refuse_for_several(recipe, model.head if on_features else model, len(train))
     trained: torch.nn.Module = model.head if on_features else model
     average = _moving_average(trained, recipe.training.ema) if recipe.training.ema else None
     shown = _named_parameters(trained, recipe.tracking.histograms)
     backbone = [] if recipe.model.frozen else model.backbone_parameters()
     optimizer = parts.optimizer.build(parts.optimizer.groups(model.head_parameters(), backbone))
-    trained, optimizer = accelerator.prepare(trained, optimizer)
+    # For its precision only: gradients of several processes are summed in training/gradients.py.
+    trained = accelerator.prepare_model(trained, evaluation_mode=True)
+    optimizer = accelerator.prepare_optimizer(optimizer)
+    if recipe.training.compile:
+        # A kernel for each shape: which ones a step runs does not depend on the steps before it.
+        trained.compile(dynamic=False)
+    place = processes.place()
     return Session(
         recipe=recipe,
         parts=parts,
@@ -288,7 +306,7 @@ def make_session(recipe: Recipe, parts: Parts, manifest: Manifest) -> Session:
         optimizer=optimizer,
         train=train,
         val=val,
-        batches=TrainingBatches(len(train), recipe.training.batch_size, recipe.seed),
+        batches=TrainingBatches(len(train), recipe.training.batch_size, recipe.seed, place.rank, place.count),
         shown=shown,
     )
 
@@ -303,6 +321,30 @@ def _named_parameters(network: torch.nn.Module, patterns: tuple[str, ...]) -> di
                 f"{', '.join(list(parameters)[-4:])}."
             )
     return found
+
+
+def _refuse_for_several(recipe: Recipe, trained: torch.nn.Module, n: int) -> None:
+    """Refuse what several processes cannot do together."""
+    count, training = processes.place().count, recipe.training
+    if min(n, training.batch_size) < count:
+        raise UserError(
+            f"a batch of {min(n, training.batch_size)} pictures has none for some of {count} processes.",
+            remedy="Raise training.batch_size, or start fewer processes.",
+        )
+    norms = any(isinstance(one, _BatchNorm) for one in trained.modules())
+    if not norms or not training.sync_batch_norm or training.solver is not None:
+        return
+    if recipe.input.crops["name"] in {"scales", "dense"} and recipe.input.fit != "squash":
+        raise UserError(
+            f"input.crops '{recipe.input.crops['name']}' gives crops of several shapes, and BatchNorm over several "
+            "processes needs one.",
+            remedy="Set input.fit=squash, or training.sync_batch_norm=false.",
+        )
+    if training.compile:
+        raise UserError(
+            "training.compile does not go with BatchNorm over several processes.",
+            remedy="Set training.sync_batch_norm=false, or training.compile=false.",
+        )
 
 
 def _refuse_top1(key: str, watched: str, train: Manifest, mix: Mix | None) -> None:
@@ -345,6 +387,10 @@ def _accelerator(precision: str) -> Accelerator:
     with contextlib.suppress(AttributeError):
         torch.backends.cudnn.benchmark = False
     try:
-        return Accelerator(mixed_precision="no" if precision == "float32" else precision)
+        several = processes.place().count > 1
+        return Accelerator(
+            mixed_precision="no" if precision == "float32" else precision,
+            cpu=several and not torch.cuda.is_available(),  # other devices cannot talk with each other
+        )
     except ValueError as error:
         raise UserError(f"training.precision {precision}: {error}") from None

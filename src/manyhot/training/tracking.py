@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from manyhot import processes
 from manyhot.atomic import write_text
 from manyhot.runs import Run
 
@@ -42,7 +43,7 @@ def write_history(run: Run, history: list[dict[str, Any]]) -> None:
 
 
 class Tracker:
-    """TensorBoard events by optimizer step, counted from 0.
+    """TensorBoard events by optimizer step, counted from 0; process 0 writes them.
 
     Arguments:
         run: the run.
@@ -50,6 +51,9 @@ class Tracker:
     """
 
     def __init__(self, run: Run, first_step: int) -> None:
+        self._writer: Any = _Nowhere()
+        if not processes.is_main():
+            return
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # raised within tensorboard's own imports
             from torch.utils.tensorboard import SummaryWriter
@@ -99,6 +103,13 @@ class Tracker:
     def _scalar(self, tag: str, value: float | None, step: int) -> None:
         if value is not None:
             self._writer.add_scalar(tag, value, step)
+
+
+class _Nowhere:
+    """A writer that writes nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_, **__: None
 
 
 _TAGS = {

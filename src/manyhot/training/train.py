@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import yaml
 
-from manyhot.atomic import write_text
+from manyhot import processes
+from manyhot.atomic import sha256_bytes, write_text
 from manyhot.data.images import sound_rows
 from manyhot.data.manifest import Manifest
 from manyhot.errors import UserError
@@ -43,15 +45,29 @@ def train(recipe: Recipe, manifest: Manifest, out: str | Path, *, resume: bool =
             else or another run, a run already being written, a loss that is not finite.
         Interrupted: SIGINT or SIGTERM came; everything is saved.
     """
-    run = Run(Path(out))
-    _refuse_folder(run, resume=resume)
+    with processes.joined():
+        return _train_together(recipe, manifest, Run(Path(out)), resume=resume)
+
+
+def _train_together(recipe: Recipe, manifest: Manifest, run: Run, *, resume: bool) -> Run:
+    """`train`, in one of the processes or in the only one: process 0 alone writes."""
+    writes = processes.is_main()
+    if writes:
+        _refuse_folder(run, resume=resume)
     parts = build_parts(recipe)
     manifest = assign_splits(manifest, recipe)
+    processes.require_same(sha256_bytes(dump_recipe(recipe).encode()), "another recipe")
+    processes.require_same(_digest(manifest), "other data")
     # Of all labels of the split, damaged pictures included: `evaluate` must find the same loss in the run's manifest.
     parts = replace(parts, loss=parts.loss.fitted(manifest.split(recipe.data.train_split).labels))
     used = manifest.table["split"].is_in([recipe.data.train_split, recipe.data.val_split])
-    sound, damaged = sound_rows(manifest.rows(used), on_error=recipe.data.on_error)
-    session = make_session(recipe, parts, sound)
+    with processes.first_on_machine():
+        sound, damaged = sound_rows(manifest.rows(used), on_error=recipe.data.on_error)
+    with processes.first_on_machine() if recipe.model.weights.startswith("imagenet") else nullcontext():
+        session = make_session(recipe, parts, sound)
+    if not writes:
+        _train(run, session)
+        return run
     with run.locked():
         if run.recipe.exists():
             _refuse_other_run(run, recipe, manifest)
@@ -67,23 +83,31 @@ def train(recipe: Recipe, manifest: Manifest, out: str | Path, *, resume: bool =
     return run
 
 
+def _digest(manifest: Manifest) -> str:
+    """Of what decides the training: the pictures in their order, their splits and their labels."""
+    splits = manifest.table["split"].to_list()
+    parts = [*manifest.classes, *manifest.ids, *splits, sha256_bytes(manifest.labels.tobytes())]
+    return sha256_bytes("\0".join(parts).encode())
+
+
 def _train(run: Run, session: Session) -> None:
     keeper = Keeper(run)
-    if run.last.exists():
-        state = keeper.resume(session)
-    else:
+    state = keeper.resume(session)
+    if state is None:
         state = State()
-        write_history(run, [])
+        if processes.is_main():
+            write_history(run, [])
         size = session.preprocessing.size
         crops = session.input.cropping.count if session.model.head.crop_pooling.joins else 1
         log.info("%s\n%s", session.recipe.name, render(summarize(session.model, (size, size), crops or 1)))
     log.info(
-        "training on %d pictures, validating on %d, %d classes, %s, %s",
+        "training on %d pictures, validating on %d, %d classes, %s, %s%s",
         len(session.train),
         len(session.val),
         len(session.train.classes),
         session.train.label_rule,
         session.accelerator.device,
+        f", {processes.place().count} processes" if processes.place().count > 1 else "",
     )
     run_loop(run, session, state, keeper)
     log.info("best epoch %d, %s", state.best_epoch, judge(session.recipe, state.history[state.best_epoch - 1])[1])

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from manyhot.models.global_batch import batch_moments
+
 HALVES = (torch.float16, torch.bfloat16)
 
 _FILTER = (1, 2, 3)  # the axes of one filter in a weight [O, I / groups, h, w]
@@ -210,10 +212,9 @@ class ChannelEpsBatchNorm2d(nn.BatchNorm2d):
         return y_NCHW
 
     def _by_batch(self, x_NCHW: Tensor) -> Tensor:
-        n = x_NCHW.numel() // x_NCHW.shape[1]
+        mean_C, var_C, n = batch_moments(x_NCHW)
         if n <= 1:
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {x_NCHW.shape}")
-        var_C, mean_C = torch.var_mean(x_NCHW, dim=(0, 2, 3), correction=0)
         if self.training and self.running_mean is not None and self.running_var is not None:
             self._update(mean_C.detach(), var_C.detach() * (n / (n - 1)))
         scale_C = (var_C + self.channel_eps).rsqrt()
