@@ -77,7 +77,7 @@ def _about(opened: Opened) -> dict[str, Any]:
             "classes": collection.predictions.classes,
             "thresholds": collection.thresholds,
             "task": collection.predictions.task,
-            "calibrated": collection.predictions.uncalibrated is not None,
+            "calibrated": collection.predictions.calibrated,
             "reviewed": collection.review is not None,
             "exports": ["csv", "voc", "manifest"] if collection.manifest is not None else ["csv"],
         }
@@ -109,14 +109,17 @@ def _add_page(app: FastAPI) -> None:
 
 def _add_classes(app: FastAPI, collection: Collection) -> None:
     measured: list[dict[str, Any]] = []
-    threading.Thread(target=lambda: measured.extend(collection.measures()), daemon=True).start()
+    measuring = threading.Thread(target=lambda: measured.extend(collection.measures()), daemon=True)
+    begun = threading.Lock()
     ranking = lru_cache(4)(collection.ranking)
     suspects = lru_cache(4)(collection.suspects)
     counted = lru_cache(1)(collection.pairs)
 
     @app.get("/api/classes")
     def classes() -> dict[str, Any]:
-        """Measures of all classes; `measured` is false while they are computed."""
+        """Measures of all classes; `measured` is false while they are computed, which the first request begins."""
+        if begun.acquire(blocking=False):  # never let go: it is begun once
+            measuring.start()
         return {"measured": bool(measured), "classes": measured}
 
     @app.get("/api/classes/{class_index}/ranking", response_class=Response)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,11 @@ class Collection:
     def thresholds(self) -> tuple[float, ...]:
         """Scores above which a class is predicted, C; 0.5 where nothing is known of them."""
         return self.predictions.thresholds or (0.5,) * len(self.predictions.classes)
+
+    def warm(self) -> None:
+        """Read what was not read yet; a fault is raised anew where it matters."""
+        with suppress(UserError):
+            _ = self.predictions.scores
 
     def file(self, row: int) -> Path | None:
         """The picture's file, which need not exist; None where no file can be named."""
@@ -145,8 +151,10 @@ def fitted(predictions: Predictions, manifest: Manifest, where: Path) -> NDArray
         )
         detail = f"'{first[0]}' and '{first[1]}'" if first else f"{len(predictions.classes)}, {len(manifest.classes)}"
         raise UserError(f"the classes are not those of the data; the first that differ: {detail}.", file=where)
-    place = {image: row for row, image in enumerate(manifest.ids)}
-    rows = np.array([place.get(image, -1) for image in predictions.ids], np.int64)
+    ids = pl.DataFrame({"id": pl.Series(predictions.ids, dtype=pl.String)})
+    places = manifest.table.select("id").with_row_index("row")
+    found = ids.join(places, on="id", how="left", maintain_order="left")["row"]
+    rows = found.cast(pl.Int64).fill_null(-1).to_numpy()
     if (rows < 0).any():
         strangers = [predictions.ids[row] for row in np.flatnonzero(rows < 0)[:_NAMED]]
         what = f"{int((rows < 0).sum())} of {len(rows)} ids are not in the data; the first: {', '.join(strangers)}."

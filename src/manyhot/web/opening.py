@@ -16,6 +16,7 @@ from manyhot.predictions import Predictions
 from manyhot.recipe import load_recipe
 from manyhot.runs import Run, open_run
 from manyhot.web.collection import Collection, fitted
+from manyhot.web.stored import StoredPredictions
 
 _SUFFIXES = (".parquet", ".csv")
 
@@ -69,7 +70,7 @@ def open_gallery(
         if data and images:
             raise UserError("--data knows its pictures; leave out --images.")
         predictions = read_table(path)
-        found = _collected(predictions, open_source(data, kind=kind) if data else None, images, path)
+        found = _collected(predictions, open_source(data, kind=kind) if data else None, images, path, foreign=True)
         return Opened(path.name, found, None, journal or path.with_name(f"{path.stem}.decisions.jsonl"))
     run = open_run(path)
     if images is not None:
@@ -82,7 +83,7 @@ def open_gallery(
         manifest = (
             open_source(data, kind=kind, difficult=recipe.data.difficult) if data else Manifest.load(run.manifest)
         )
-        opened = _collected(Predictions.load(table), manifest, None, table)
+        opened = _collected(StoredPredictions(table), manifest, None, table)
         if (review := run.path / "review.parquet").exists():
             opened = opened.with_review(_read_review(review))
     return Opened(f"{recipe.name}: {split}", opened, run, journal or run.path / "label-decisions.jsonl")
@@ -98,7 +99,7 @@ def read_table(path: Path) -> Predictions:
     """
     try:
         if path.suffix == ".parquet" and "manyhot.predictions" in pl.read_parquet_metadata(path):
-            return Predictions.load(path)
+            return StoredPredictions(path)
         frame = pl.read_csv(path, infer_schema_length=None) if path.suffix == ".csv" else pl.read_parquet(path)
     except FileNotFoundError:
         raise UserError("there is no such file.", file=path) from None
@@ -122,13 +123,15 @@ def read_table(path: Path) -> Predictions:
     return Predictions(tuple(ids), splits, scores, np.full(scores.shape, -1, np.int8), tuple(classes))
 
 
-def _collected(predictions: Predictions, manifest: Manifest | None, images: Path | None, where: Path) -> Collection:
+def _collected(
+    predictions: Predictions, manifest: Manifest | None, images: Path | None, where: Path, *, foreign: bool = False
+) -> Collection:
     if not len(predictions):
         raise UserError("there is no picture in the table.", file=where)
     if manifest is None:
         return Collection(predictions, images=images)
     rows = fitted(predictions, manifest, where)
-    if (predictions.labels == -1).all():  # scores from elsewhere: the labels are those of the data
+    if foreign and (predictions.labels == -1).all():  # scores from elsewhere: the labels are those of the data
         labels = np.ascontiguousarray(manifest.labels[rows])
         predictions = Predictions(
             predictions.ids, predictions.splits, predictions.scores, labels, predictions.classes, manifest.task

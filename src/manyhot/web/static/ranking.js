@@ -5,6 +5,12 @@ export const KIND_WORDS = {
   tp: "true positives", fp: "false positives", fn: "false negatives", tn: "true negatives", ignored: "ignored",
 };
 
+// The place in KINDS of a picture with this label and score.
+export function kindOf(label, score, t) {
+  if (label < 0) return 4;
+  return score > t ? 1 - label : 3 - label;
+}
+
 export class Ranking {
   // The bytes of /api/classes/C/ranking: float32 scores, uint32 rows in order, int8 labels, `n` each.
   constructor(bytes, n) {
@@ -14,19 +20,10 @@ export class Ranking {
     this.labels = new Int8Array(bytes, 8 * n, n);
   }
 
-  kind(row, t) {
-    const label = this.labels[row];
-    if (label < 0) return 4;
-    return this.scores[row] > t ? 1 - label : 2 + (label ? 0 : 1);
-  }
-
   counts(t) {
     const { scores, labels, n } = this;
     const found = [0, 0, 0, 0, 0];
-    for (let row = 0; row < n; row++) {
-      const label = labels[row];
-      found[label < 0 ? 4 : scores[row] > t ? 1 - label : 3 - label]++;
-    }
+    for (let row = 0; row < n; row++) found[kindOf(labels[row], scores[row], t)]++;
     const [tp, fp, fn, tn, ignored] = found;
     const precision = tp + fp ? tp / (tp + fp) : null;
     const recall = tp + fn ? tp / (tp + fn) : null;
@@ -43,7 +40,7 @@ export class Ranking {
     let n = 0;
     for (let i = 0; i < ordered.length; i++) {
       const row = ordered[i];
-      if (wanted[this.kind(row, t)] && (!having || having[row] === 1)) kept[n++] = row;
+      if (wanted[kindOf(this.labels[row], this.scores[row], t)] && (!having || having[row] === 1)) kept[n++] = row;
     }
     return kept.subarray(0, n);
   }

@@ -37,8 +37,7 @@ export class Threshold {
   }
 
   // Draws the curves of another class.
-  draw(ranking) {
-    const { pr, tail, positives } = ranking.curves();
+  draw({ pr, tail, positives }) {
     this.pr = linePlot({
       title: "Precision", xLabel: "recall", step: "before", lines: [{ name: "precision", points: pr }],
       empty: positives ? "" : "no positive picture",
@@ -53,9 +52,8 @@ export class Threshold {
     this.#mark();
   }
 
-  count(c, ranking) {
-    const t = this.value(c);
-    const counts = ranking.counts(t);
+  // Shows what is counted at threshold `t`.
+  count(ranking, t, counts) {
     this.ranking = ranking;
     byId("threshold").value = t;
     byId("threshold").setAttribute("aria-valuetext", `${fixed(t)}: precision ${fixed(counts.precision)}, recall ${fixed(counts.recall)}`);
@@ -81,12 +79,12 @@ export class Threshold {
     this.tail?.mark(this.places[1]);
   }
 
-  #table() {
-    const rows = [...Array(20).keys()].map((i) => {
-      const t = i / 20;
-      const one = this.ranking.counts(t);
+  async #table() {
+    const thresholds = [...Array(20).keys()].map((i) => i / 20);
+    const counted = await this.ranking.counts(thresholds);
+    const rows = counted.map((one, i) => {
       const cells = [one.tp, one.fp, one.fn, one.tn].map(number);
-      return [fixed(t, 2), ...cells, fixed(one.precision), fixed(one.recall), fixed(one.f1)];
+      return [fixed(thresholds[i], 2), ...cells, fixed(one.precision), fixed(one.recall), fixed(one.f1)];
     });
     openSheet(`Scores above a threshold: ${state.class}`,
       table(["threshold", "TP", "FP", "FN", "TN", "precision", "recall", "F1"], rows),
