@@ -19,6 +19,7 @@ from manyhot.data.images import DamagedImage, image_size
 from manyhot.errors import UserError
 from manyhot.web import exporting
 from manyhot.web.collection import Collection
+from manyhot.web.comparing import Compared
 from manyhot.web.journal import Journal
 from manyhot.web.live import Live
 from manyhot.web.opening import Opened
@@ -57,6 +58,8 @@ def create_app(opened: Opened) -> FastAPI:
         _add_classes(app, opened.collection)
         _add_pictures(app, opened.collection)
         _add_review(app, opened.collection, Journal(opened.journal))
+    if opened.compared is not None:
+        _add_comparison(app, opened.compared)
     return app
 
 
@@ -79,6 +82,7 @@ def _about(opened: Opened) -> dict[str, Any]:
             "task": collection.predictions.task,
             "calibrated": collection.predictions.calibrated,
             "reviewed": collection.review is not None,
+            "compared": opened.compared.names if opened.compared is not None else None,
             "exports": ["csv", "voc", "manifest"] if collection.manifest is not None else ["csv"],
         }
     return known
@@ -136,6 +140,27 @@ def _add_classes(app: FastAPI, collection: Collection) -> None:
     def pairs() -> list[tuple[int, int, int, int]]:
         """The most frequent false positives beside a true class: true class, predicted class, pictures, of how many."""
         return counted()
+
+
+def _add_comparison(app: FastAPI, compared: Compared) -> None:
+    measured = lru_cache(1)(compared.classes)
+    overall = lru_cache(1)(compared.overall)
+
+    @app.get("/api/compare")
+    def compare() -> list[dict[str, Any]]:
+        """For each class: AP of A and B, mean difference of their scores, pictures that one of them alone predicts."""
+        return measured()
+
+    @app.get("/api/compare/pictures", response_class=Response)
+    def compared_pictures() -> Response:
+        """Little-endian, the largest difference first: uint32 rows [N] and classes [N], float32 A [N] and B [N], int8
+        labels [N]."""
+        return _binary(overall())
+
+    @app.get("/api/classes/{class_index}/compare", response_class=Response)
+    def compared_class(class_index: int) -> Response:
+        """Little-endian: float32 scores of B [N], uint32 rows [N] with the largest difference first."""
+        return _binary(compared.disagreement(_inside(class_index, len(compared.a.classes), "class")))
 
 
 def _add_pictures(app: FastAPI, collection: Collection) -> None:

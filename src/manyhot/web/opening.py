@@ -16,6 +16,7 @@ from manyhot.predictions import Predictions
 from manyhot.recipe import load_recipe
 from manyhot.runs import Run, open_run
 from manyhot.web.collection import Collection, fitted
+from manyhot.web.comparing import Compared, compared
 from manyhot.web.stored import StoredPredictions
 
 _SUFFIXES = (".parquet", ".csv")
@@ -30,12 +31,14 @@ class Opened:
         collection: the scored pictures; None for a run that is not evaluated yet.
         run: the run folder, where there is one.
         journal: file of the decisions that people take.
+        compared: the same pictures scored by another model; None where there is none.
     """
 
     title: str
     collection: Collection | None
     run: Run | None
     journal: Path
+    compared: Compared | None = None
 
 
 def open_gallery(
@@ -46,6 +49,7 @@ def open_gallery(
     data: str | None = None,
     kind: str | None = None,
     journal: Path | None = None,
+    compare: Path | None = None,
 ) -> Opened:
     """Read what is to be browsed.
 
@@ -55,6 +59,7 @@ def open_gallery(
         images: folder of the pictures that a table names.
         data: the data that was scored, where it is not the run's own.
         kind: kind of `data`, where it is not to be recognised.
+        compare: a run or table whose scores of the same pictures are to be set beside; of a run, the same split.
         journal: file for decisions; None is `label-decisions.jsonl` in the run, `NAME.decisions.jsonl` beside a table.
 
     Raises:
@@ -71,7 +76,8 @@ def open_gallery(
             raise UserError("--data knows its pictures; leave out --images.")
         predictions = read_table(path)
         found = _collected(predictions, open_source(data, kind=kind) if data else None, images, path, foreign=True)
-        return Opened(path.name, found, None, journal or path.with_name(f"{path.stem}.decisions.jsonl"))
+        beside = _beside(found, path, compare, None)
+        return Opened(path.name, found, None, journal or path.with_name(f"{path.stem}.decisions.jsonl"), beside)
     run = open_run(path)
     if images is not None:
         raise UserError("a run knows its pictures; --images is for a table.", file=path)
@@ -86,7 +92,8 @@ def open_gallery(
         opened = _collected(StoredPredictions(table), manifest, None, table)
         if (review := run.path / "review.parquet").exists():
             opened = opened.with_review(_read_review(review))
-    return Opened(f"{recipe.name}: {split}", opened, run, journal or run.path / "label-decisions.jsonl")
+    beside = _beside(opened, path, compare, split)
+    return Opened(f"{recipe.name}: {split}", opened, run, journal or run.path / "label-decisions.jsonl", beside)
 
 
 def read_table(path: Path) -> Predictions:
@@ -137,6 +144,25 @@ def _collected(
             predictions.ids, predictions.splits, predictions.scores, labels, predictions.classes, manifest.task
         )
     return Collection(predictions, manifest, rows)
+
+
+def _beside(collection: Collection | None, path: Path, compare: Path | None, split: str | None) -> Compared | None:
+    if compare is None:
+        return None
+    if collection is None:
+        remedy = f"First: manyhot evaluate {path} --split {split}"
+        raise UserError(f"split '{split}' of this run has not been evaluated.", file=path, remedy=remedy)
+    if compare.suffix in _SUFFIXES and not compare.is_dir():
+        other = read_table(compare)
+    else:
+        run = open_run(compare)
+        split = split or load_recipe(str(run.recipe)).data.val_split
+        table = run.evaluation(split) / "predictions.parquet"
+        if not table.exists():
+            remedy = f"First: manyhot evaluate {compare} --split {split}"
+            raise UserError(f"split '{split}' of this run has not been evaluated.", file=compare, remedy=remedy)
+        other = StoredPredictions(table)
+    return compared(collection.predictions, other, (str(path), str(compare)))
 
 
 def _read_review(path: Path) -> pl.DataFrame:

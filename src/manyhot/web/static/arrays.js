@@ -58,6 +58,9 @@ class Ranked {
   // Rows in the wanted order; `kinds`: those to keep, empty for all; `having`: index of a class that they must have.
   rows({ order, t, kinds, having }) { return this.ask("rows", { order, t, kinds, having }); }
 
+  // Scores of the compared model for the tiles, once they are asked for.
+  async compare() { this.other ??= await this.ask("other"); }
+
   // Counts at each of the thresholds.
   counts(thresholds) { return this.ask("counts", { thresholds }); }
 

@@ -31,6 +31,7 @@ export class Gallery {
       step: (step) => this.step(step),
       closed: () => { set({ row: "" }); byId("grid").focus({ preventScroll: true }); },
     });
+    if (about.compared) byId("order").append(h("option", { value: "differ" }, "largest difference to B"));
     byId("order").addEventListener("change", (event) => set({ order: event.target.value, at: 0 }));
     this.#measure();
     this.review.load().catch((error) => complain(error));
@@ -75,9 +76,10 @@ export class Gallery {
     const rows = wanted.list === this.listed?.list ? this.rows : await ranking.rows({
       order: state.order, t, kinds: this.threshold.kinds, having: having < 0 ? undefined : having,
     });
+    if (state.order === "differ") await ranking.compare();
     if (!holds()) return;
     Object.assign(this, { c, ranking, rows });
-    if (anew) this.grid.show(ranking, t, rows, Number(state.at) || 0);
+    if (anew) this.grid.show(ranking, t, rows, Number(state.at) || 0, state.order);
     else if (this.listed.t !== t) this.grid.remark(t);
     this.listed = { ...wanted, t };
     this.#say();

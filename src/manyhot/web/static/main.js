@@ -1,6 +1,7 @@
 // Starts the page: asks what there is to see, and keeps the view in step with the address.
 
 import { getJson } from "./api.js";
+import { ComparePage } from "./compare.js";
 import { byId, say } from "./dom.js";
 import { Gallery } from "./gallery.js";
 import { listen, showKeys } from "./keys.js";
@@ -68,8 +69,8 @@ async function start() {
   document.title = about.title;
   const gallery = about.n ? new Gallery(about, complain) : null;
   narrow(() => gallery?.rail.render());
-  const pages = { pairs: new PairsPage(about), live: new LivePage(about) };
-  const available = { gallery: about.n > 0, pairs: about.n > 0, live: about.run };
+  const pages = { pairs: new PairsPage(about), compare: new ComparePage(about), live: new LivePage(about) };
+  const available = { gallery: about.n > 0, pairs: about.n > 0, compare: Boolean(about.compared), live: about.run };
   const keys = keysOf(gallery);
   keys.push({ keys: ["?"], words: "show these keys", act: () => showKeys(keys) });
   listen(keys);

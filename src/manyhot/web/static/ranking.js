@@ -31,9 +31,10 @@ export class Ranking {
     return { tp, fp, fn, tn, ignored, precision, recall, f1 };
   }
 
-  // Rows in the wanted order; `kinds`: those to keep, empty for all; `having`: labels of which 1 is asked for.
-  rows({ order, t, kinds, suspects, having }) {
-    const ordered = this.#ordered(order, t, suspects);
+  // Rows in the wanted order, which `listed` gives where it does not follow from this class's scores; `kinds`: those to
+  // keep, empty for all; `having`: labels of which 1 is asked for.
+  rows({ order, t, kinds, listed, having }) {
+    const ordered = listed ?? this.#ordered(order, t);
     if (!kinds.length && !having) return ordered;
     const wanted = KINDS.map((name) => !kinds.length || kinds.includes(name));
     const kept = new Uint32Array(ordered.length);
@@ -45,8 +46,7 @@ export class Ranking {
     return kept.subarray(0, n);
   }
 
-  #ordered(order, t, suspects) {
-    if (order === "suspect") return suspects ?? new Uint32Array(0);
+  #ordered(order, t) {
     if (order === "near") return this.#near(t);
     if (order === "loss") return this.#byLoss();
     return order === "bottom" ? this.order.slice().reverse() : this.order;

@@ -20,6 +20,10 @@ const ranking = (c, n) => asked(`/api/classes/${c}/ranking`, (bytes) => new Rank
 // Rows of the known labels of a class, most suspect first.
 const suspects = (c) => asked(`/api/classes/${c}/suspects`, (bytes) => new Uint32Array(bytes, 0, bytes.byteLength / 5));
 
+// Scores of the compared model, and rows by the difference to them, the largest first.
+const compare = (c, n) => asked(`/api/classes/${c}/compare`, (bytes) =>
+  ({ other: new Float32Array(bytes, 0, n), rows: new Uint32Array(bytes, 4 * n, n) }));
+
 const WORK = {
   async open({ c, n }) {
     const { scores, labels } = await ranking(c, n);
@@ -27,9 +31,11 @@ const WORK = {
   },
   async rows({ c, n, order, t, kinds, having }) {
     const one = await ranking(c, n);
-    const known = { suspects: order === "suspect" ? await suspects(c) : undefined, having: having === undefined ? undefined : (await ranking(having, n)).labels };
-    return one.rows({ order, t, kinds, ...known }).slice();
+    const listed = order === "suspect" ? await suspects(c) : order === "differ" ? (await compare(c, n)).rows : undefined;
+    const labels = having === undefined ? undefined : (await ranking(having, n)).labels;
+    return one.rows({ order, t, kinds, listed, having: labels }).slice();
   },
+  async other({ c, n }) { return (await compare(c, n)).other.slice(); },
   async counts({ c, n, thresholds }) {
     const one = await ranking(c, n);
     return thresholds.map((t) => one.counts(t));
