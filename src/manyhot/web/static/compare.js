@@ -2,7 +2,7 @@
 
 import { getBytes, getJson, nameOf, thumbnail, whenNamed } from "./api.js";
 import { byId, fixed, h, number, say } from "./dom.js";
-import { layout, TRUTH } from "./grid.js";
+import { TRUTH, wideTiles } from "./grid.js";
 import { set } from "./state.js";
 import { Virtual } from "./virtual.js";
 
@@ -50,7 +50,7 @@ export class ComparePage {
     this.active = 0;
     const open = (index) => this.#open(this.classes[index], { row: this.rows[index] });
     this.virtual = new Virtual(tiles, {
-      layout,
+      layout: wideTiles,
       create: () => h("div", { class: "tile", role: "option" }, h("img", { alt: "", decoding: "async", draggable: "false" }),
         h("span", { class: "score" }), h("span", { class: "truth" }), h("span", { class: "decided" })),
       update: (tile, index) => this.#update(tile, index),

@@ -5,18 +5,20 @@ import { byId, fixed, h, number, say } from "./dom.js";
 import { KIND_WORDS, KINDS } from "./ranking.js";
 import { Virtual } from "./virtual.js";
 
-const NARROWEST = 132;
+const [NARROW, WIDE] = [132, 172]; // pixels of a tile at least, with one score and with two
 const FEWEST = 2;
 const MOST = 70; // tiles in sight; on larger screens tiles are larger
 const CAPTION = 36;
 
-export function layout(width, height) {
+const layoutOf = (narrowest) => (width, height) => {
   const inner = Math.max(width, 1);
-  const area = Math.max(NARROWEST, Math.sqrt((inner * Math.max(height, 1)) / MOST));
+  const area = Math.max(narrowest, Math.sqrt((inner * Math.max(height, 1)) / MOST));
   const columns = Math.max(FEWEST, Math.floor(inner / area));
   const tile = Math.floor(inner / columns);
   return { columns, width: tile, height: Math.round(tile * 0.78) + CAPTION };
-}
+};
+export const narrowTiles = layoutOf(NARROW);
+export const wideTiles = layoutOf(WIDE);
 
 const WORDS = { keep: "kept", flip: "flipped", difficult: "difficult", skip: "skipped" };
 export const TRUTH = { 1: "present", 0: "absent", "-1": "ignored" };
@@ -29,7 +31,7 @@ export class Grid {
     this.active = 0;
     this.decision = decision;
     this.virtual = new Virtual(this.box, {
-      layout,
+      layout: narrowTiles,
       create: () => this.#create(),
       update: (tile, index) => this.#update(tile, index),
       moved: () => moved(this.virtual.first),
@@ -45,6 +47,8 @@ export class Grid {
   show(ranking, t, rows, at, order) {
     Object.assign(this, { ranking, t, rows, order });
     this.active = Math.min(at, Math.max(0, rows.length - 1));
+    this.virtual.layout = order === "differ" ? wideTiles : narrowTiles;
+    this.virtual.measure();
     this.virtual.reset(rows.length, this.active);
     this.box.hidden = !rows.length;
     this.#point();

@@ -6,6 +6,7 @@ import { byId, say } from "./dom.js";
 import { Gallery } from "./gallery.js";
 import { listen, showKeys } from "./keys.js";
 import { LivePage } from "./live.js";
+import { narrow } from "./narrow.js";
 import { PairsPage } from "./pairs.js";
 import { address, set, state, subscribe } from "./state.js";
 import { themeButton } from "./theme.js";
@@ -13,18 +14,6 @@ import { themeButton } from "./theme.js";
 function complain(error) {
   say(byId("notice"), error?.message ?? "");
   byId("notice").hidden = !error;
-}
-
-function narrow(opened) {
-  const small = matchMedia("(max-width: 60rem)");
-  const fit = () => { byId("panel").open = !small.matches; };
-  small.addEventListener("change", fit);
-  fit();
-  byId("classes-toggle").addEventListener("click", () => {
-    const open = byId("rail-box").classList.toggle("open");
-    byId("classes-toggle").setAttribute("aria-expanded", String(open));
-    if (open) requestAnimationFrame(() => requestAnimationFrame(opened)); // once the list has a height
-  });
 }
 
 function keysOf(gallery) {
