@@ -23,7 +23,7 @@ from manyhot.web.comparing import Compared
 from manyhot.web.journal import Journal
 from manyhot.web.live import Live
 from manyhot.web.opening import Opened
-from manyhot.web.thumbnails import LARGE, THUMBNAIL, Missing, Picture, picture, placeholder
+from manyhot.web.thumbnails import LARGE, NOWHERE, THUMBNAIL, Missing, Picture, picture, placeholder
 
 MEDIA_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 _MOST_NAMES = 500
@@ -179,7 +179,7 @@ def _add_pictures(app: FastAPI, collection: Collection) -> None:
         path, size, trouble = collection.file(row), None, None
         try:
             size = image_size(path) if path is not None else None
-            trouble = None if path is not None else "no folder of pictures was given"
+            trouble = None if path is not None else NOWHERE
         except DamagedImage as fault:
             trouble = fault.reason
         return {

@@ -163,10 +163,12 @@ def fitted(predictions: Predictions, manifest: Manifest, where: Path) -> NDArray
 
 
 def _within(folder: Path, name: str) -> Path | None:
-    """The file `name` under `folder`, also where it lacks its suffix; None where the name leads out of the folder."""
-    root = Path(os.path.abspath(folder))  # noqa: PTH100 - `resolve` would follow links, which may lead elsewhere
+    """The file `name` under `folder`, also without its suffix; None where the name, or a link, leads out of it."""
+    root = Path(os.path.abspath(folder))  # noqa: PTH100 - the name itself must not leave it, whatever links do
     path = Path(os.path.normpath(root / name)) if "\0" not in name else root.parent
     if path == root or not path.is_relative_to(root):
         return None
     endings = ("", *sorted(IMAGE_SUFFIXES), *(one.upper() for one in sorted(IMAGE_SUFFIXES)))
-    return next((file for one in endings if (file := path.with_name(path.name + one)).is_file()), path)
+    found = next((file for one in endings if (file := path.with_name(path.name + one)).is_file()), path)
+    inside = Path(os.path.realpath(found)).is_relative_to(os.path.realpath(root))
+    return found if inside else None
