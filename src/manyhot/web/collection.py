@@ -169,6 +169,7 @@ def _within(folder: Path, name: str) -> Path | None:
     if path == root or not path.is_relative_to(root):
         return None
     endings = ("", *sorted(IMAGE_SUFFIXES), *(one.upper() for one in sorted(IMAGE_SUFFIXES)))
-    found = next((file for one in endings if (file := path.with_name(path.name + one)).is_file()), path)
+    files = (path.with_name(path.name + one) for one in endings)
+    found = next((file for file in files if os.path.isfile(file)), path)  # noqa: PTH113 - no fault for a long name
     inside = Path(os.path.realpath(found)).is_relative_to(os.path.realpath(root))
     return found if inside else None
