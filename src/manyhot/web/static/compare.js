@@ -113,7 +113,7 @@ export class ComparePage {
       return h("tr", {},
         h("th", { scope: "row" }, h("button", { type: "button", class: "link", title: "The pictures of this class, the largest difference first", onclick: () => this.#open(c, {}) }, this.about.classes[c])),
         h("td", {}, fixed(a)), h("td", {}, fixed(b)),
-        h("td", {}, change === null ? "–" : `${change < 0 ? "−" : "+"}${fixed(Math.abs(change))}`),
+        h("td", {}, change === null ? "–" : `${change <= -0.0005 ? "−" : change < 0.0005 ? "" : "+"}${fixed(Math.abs(change))}`),
         h("td", {}, number(differ)), h("td", {}, fixed(mean)));
     });
     const more = order.length > MOST ? h("p", { class: "quiet" }, `${number(MOST)} of ${number(order.length)} classes; the others are in the gallery, by “largest difference to B”.`) : null;
