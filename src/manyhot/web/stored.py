@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from manyhot.errors import UserError
 from manyhot.predictions import Predictions, read_columns
 
 
@@ -20,8 +21,8 @@ class StoredPredictions(Predictions):
         path: a `.parquet` file.
 
     Raises:
-        UserError: no such file, or not such a table. Where scores or labels alone cannot be read, asking for them
-            raises it.
+        UserError: no such file, or not such a table. Where scores or labels alone cannot be read, or a score is not in
+            0…1, asking for them raises it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,7 +38,7 @@ class StoredPredictions(Predictions):
         known = self.__dict__
         with known["_lock"]:
             if known["_whole"] is None:
-                known["_whole"] = Predictions.load(known["_path"])
+                known["_whole"] = _checked(Predictions.load(known["_path"]), known["_path"])
             found: Predictions = known["_whole"]
             return found
 
@@ -64,3 +65,12 @@ class StoredPredictions(Predictions):
     def take(self, rows: Sequence[int]) -> Predictions:
         """As in `Predictions`."""
         return self.whole.take(rows)
+
+
+def _checked(predictions: Predictions, path: Path) -> Predictions:
+    """What was read; damage that no sum in the file tells mostly shows as scores that are none."""
+    with np.errstate(invalid="ignore"):
+        for scores in (predictions.scores, predictions.ranking):
+            if scores.size and not (scores.min() >= 0 and scores.max() <= 1):
+                raise UserError("a score is not in 0…1.", file=path, remedy="Evaluate anew: the file may be damaged.")
+    return predictions
