@@ -16,7 +16,7 @@ from manyhot import __version__
 from manyhot.atomic import sync_folder
 from manyhot.errors import UserError
 from manyhot.metrics.thresholds import threshold_counts
-from manyhot.progress import progress
+from manyhot.progress import progress, track
 from manyhot.report.tables import precision_by_recall, tail_by_threshold
 from manyhot.web.collection import Collection, descending
 from manyhot.web.opening import Opened
@@ -101,7 +101,8 @@ def _gathered(title: str, collection: Collection, number: int) -> dict[str, Any]
     counts = threshold_counts(predictions.scores, predictions.labels, thresholds)
     precision, recall, f1 = counts.precision(), counts.recall(), counts.f_beta(1)
     classes = []
-    for c, measured in enumerate(collection.measures()):
+    measures = collection.measures()
+    for c, measured in enumerate(track(measures, len(measures), "rankings", "classes")):
         scores, labels = predictions.scores[:, c], predictions.labels[:, c]
         rank = np.ascontiguousarray(predictions.ranking[:, c])
         lists = _lists(scores, labels, descending(rank).astype(np.int64), float(thresholds[c]), number)

@@ -70,7 +70,7 @@ class StoredPredictions(Predictions):
 def _checked(predictions: Predictions, path: Path) -> Predictions:
     """What was read; damage that no sum in the file tells mostly shows as scores that are none."""
     with np.errstate(invalid="ignore"):
-        for scores in (predictions.scores, predictions.ranking):
-            if scores.size and not (scores.min() >= 0 and scores.max() <= 1):
+        for scores in (predictions.scores, predictions.uncalibrated):
+            if scores is not None and scores.size and not (scores.min() >= 0 and scores.max() <= 1):
                 raise UserError("a score is not in 0…1.", file=path, remedy="Evaluate anew: the file may be damaged.")
     return predictions

@@ -5,6 +5,8 @@ import { linePlot } from "./plot.js";
 import { KIND_WORDS, KINDS } from "./ranking.js";
 import { set, state } from "./state.js";
 
+const WORDS = Object.fromEntries(KINDS.map((kind) => [kind, kind === "ignored" ? kind : kind.toUpperCase()]));
+
 export class Threshold {
   constructor(about) {
     this.about = about;
@@ -19,7 +21,7 @@ export class Threshold {
     this.boxes = KINDS.map((kind) => h("button", {
       type: "button", class: `filter ${kind}`, title: KIND_WORDS[kind], "aria-pressed": "false",
       onclick: () => this.toggle(kind),
-    }));
+    }, WORDS[kind]));
     byId("filters").append(...this.boxes);
   }
 
@@ -66,8 +68,7 @@ export class Threshold {
       h("div", {}, h("dt", {}, name), h("dd", {}, fixed(value)))));
     const pressed = this.kinds;
     KINDS.forEach((kind, i) => {
-      const word = kind === "ignored" ? kind : kind.toUpperCase();
-      say(this.boxes[i], `${word} ${number(counts[kind])}`);
+      say(this.boxes[i], `${WORDS[kind]} ${number(counts[kind])}`);
       this.boxes[i].dataset.count = counts[kind];
       this.boxes[i].setAttribute("aria-pressed", pressed.includes(kind));
       this.boxes[i].setAttribute("aria-label", `${KIND_WORDS[kind]}: ${number(counts[kind])}`);
