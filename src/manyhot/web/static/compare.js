@@ -102,7 +102,7 @@ export class ComparePage {
   #words(classes) {
     const [a, b] = ["ap_a", "ap_b"].map((key) => classes.map((one) => one[key]).filter((ap) => ap !== null));
     const mean = (values) => fixed(values.length ? values.reduce((sum, one) => sum + one, 0) / values.length : null);
-    return h("p", { class: "quiet" }, `mAP of A ${mean(a)}, of B ${mean(b)}. Differently predicted: one of the two alone is above its threshold. The most such pictures first.`);
+    return h("p", { class: "quiet" }, `mAP of A ${mean(a)}, of B ${mean(b)}. Differ: pictures in which one of the two alone is above its threshold, the most first.`);
   }
 
   #table(classes) {
@@ -118,7 +118,7 @@ export class ComparePage {
     });
     const more = order.length > MOST ? h("p", { class: "quiet" }, `${number(MOST)} of ${number(order.length)} classes; the others are in the gallery, by “largest difference to B”.`) : null;
     return h("div", {}, h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Classes, compared" }, h("table", {},
-      h("thead", {}, h("tr", {}, ...["Class", "AP A", "AP B", "B − A", "Differently predicted", "Mean difference"].map((one) => h("th", { scope: "col" }, one)))),
+      h("thead", {}, h("tr", {}, ...["Class", "AP A", "AP B", "B − A", "Differ", "Mean |A − B|"].map((one) => h("th", { scope: "col" }, one)))),
       h("tbody", {}, ...rows))), more);
   }
 
