@@ -1,7 +1,8 @@
 """Take the pictures of the gallery for README and docs from the real page.
 
-Run `python docs/make_gallery_pictures.py demo test three 416` after `make demo`: an evaluated run, its split, the class
-and the number of the picture to show. Needs Chromium and playwright (the `dev` extra).
+Run `python docs/make_gallery_pictures.py demo test three 416 other` after `make demo`: an evaluated run, its split, the
+class and the number of the picture to show, and a second run to compare. Needs Chromium and playwright (the `dev`
+extra).
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ CHROMIUM = "--no-sandbox --disable-gpu --disable-background-networking --disable
 
 
 def main() -> None:
-    """The gallery in light, a picture of it in dark."""
-    run, split, name, row = sys.argv[1:5]
+    """The gallery and the comparison in light, a picture in dark."""
+    run, split, name, row, other = sys.argv[1:6]
     folder = Path(__file__).parent / "images"
-    command = [sys.executable, "-m", "manyhot", "browse", run, "--split", split, "--port", "0"]
+    command = [sys.executable, "-m", "manyhot", "browse", run, "--split", split, "--compare", other, "--port", "0"]
     with (
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server,  # noqa: S603
         sync_playwright() as playwright,
@@ -36,6 +37,7 @@ def main() -> None:
         for stem, scheme, state in (
             ("gallery", "light", {"class": name}),
             ("gallery-picture", "dark", {"class": name, "row": row}),
+            ("gallery-compare", "light", {"view": "compare"}),
         ):
             page = browser.new_page(viewport={"width": 1280, "height": 860}, color_scheme=scheme)
             page.goto(f"{match[0]}?{urlencode(state)}")

@@ -437,6 +437,13 @@ def browse(
     data: Annotated[str | None, typer.Option(help="The data that was scored. " + SOURCE_HELP)] = None,
     kind: Kind = None,
     journal: Annotated[Path | None, typer.Option(help="File of the decisions taken in review.")] = None,
+    compare: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Another run, or table, of the same pictures to set beside.")
+    ] = None,
+    export: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the gallery as a folder instead of serving it.")
+    ] = None,
+    number: Annotated[int, typer.Option(min=1, max=1000, help="Pictures in each list of an export.")] = 50,
     host: Annotated[str, typer.Option(help="Address to serve on; any but this machine's own needs --token.")] = (
         "127.0.0.1"
     ),
@@ -446,9 +453,14 @@ def browse(
 ) -> None:
     """Look through pictures class by class in a browser, find mistakes, and mend labels."""
     from manyhot.web.opening import open_gallery
-    from manyhot.web.serving import serve
 
-    opened = open_gallery(path, split=split, images=images, data=data, kind=kind, journal=journal)
+    opened = open_gallery(path, split=split, images=images, data=data, kind=kind, journal=journal, compare=compare)
+    if export is not None:
+        from manyhot.web.static_export import write_export
+
+        typer.echo(f"written: {write_export(opened, export, number)}")
+        return
+    from manyhot.web.serving import serve
 
     def ready(address: str) -> None:
         typer.echo(f"gallery: {address}  (Ctrl-C ends it)")

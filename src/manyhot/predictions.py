@@ -63,6 +63,11 @@ class Predictions:
         """The scores to rank by, float32 [N, C]: those before calibration, which may tie what they told apart."""
         return self.scores if self.uncalibrated is None else self.uncalibrated
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether `scores` are calibrated ones, with those before calibration beside them."""
+        return self.uncalibrated is not None
+
     def predicted(self) -> list[list[str]]:
         """For each image, the classes whose score exceeds their threshold, in the order of the columns.
 
@@ -130,27 +135,15 @@ class Predictions:
         Raises:
             UserError: no such file, or not such a table.
         """
-        try:
-            frame = pl.read_parquet(path)
-            stored = pl.read_parquet_metadata(path)
-            if _KEY not in stored:
-                raise ValueError(f"the file's metadata lacks {_KEY}")  # noqa: TRY301
-            metadata = json.loads(stored[_KEY])
-        except FileNotFoundError:
-            raise UserError("there is no such file.", file=path) from None
-        except (KeyError, ValueError, pl.exceptions.PolarsError) as error:
-            raise UserError(f"this is not a table of predictions ({error}).", file=path) from None
-        width = len(metadata["classes"])
+        frame, about = read_columns(path)
+        width = len(about["classes"])
         return cls(
             ids=tuple(frame["id"]),
             splits=tuple(frame["split"]),
             scores=_matrix(frame["scores"], np.float32, width),
             labels=_matrix(frame["labels"], np.int8, width),
-            classes=tuple(metadata["classes"]),
-            task=metadata["task"],
-            source=metadata["source"],
             uncalibrated=_matrix(frame["uncalibrated"], np.float32, width) if "uncalibrated" in frame.columns else None,
-            thresholds=tuple(metadata["thresholds"]) if metadata.get("thresholds") else None,
+            **about,
         )
 
     def _metadata(self) -> str:
@@ -187,6 +180,38 @@ def require_suffix(path: Path) -> None:
     """
     if path.suffix not in {".parquet", ".csv", ".json"}:
         raise UserError("predictions are written as .parquet, .csv or .json.", file=path)
+
+
+def read_columns(path: Path, columns: Sequence[str] | None = None) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """Columns of a `.parquet` file that `Predictions.save` wrote, and its classes, task, source and thresholds.
+
+    Arguments:
+        path: the file.
+        columns: of id, split, scores, labels and uncalibrated; None is all that are there.
+
+    Returns:
+        The columns; the rest by the names that `Predictions` gives them.
+
+    Raises:
+        UserError: no such file, or not such a table.
+    """
+    try:
+        frame = pl.read_parquet(path, columns=None if columns is None else list(columns))
+        stored = pl.read_parquet_metadata(path)
+        if _KEY not in stored:
+            raise ValueError(f"the file's metadata lacks {_KEY}")  # noqa: TRY301
+        known = json.loads(stored[_KEY])
+        about = {
+            "classes": tuple(known["classes"]),
+            "task": known["task"],
+            "source": known["source"],
+            "thresholds": tuple(known["thresholds"]) if known.get("thresholds") else None,
+        }
+    except FileNotFoundError:
+        raise UserError("there is no such file.", file=path) from None
+    except (KeyError, ValueError, pl.exceptions.PolarsError) as error:
+        raise UserError(f"this is not a table of predictions ({error}).", file=path) from None
+    return frame, about
 
 
 def _matrix(column: pl.Series, dtype: type[Scalar], width: int) -> NDArray[Scalar]:

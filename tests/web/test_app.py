@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 import zipfile
 from importlib import resources
@@ -144,28 +145,43 @@ PLACES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_no_path_leads_out(client, place, gallery_run, monkeypatch):
-    read: list[str] = []
+@pytest.fixture
+def read(monkeypatch) -> list[str]:
+    """The files that were opened as pictures, links resolved."""
+    found: list[str] = []
     opened = Image.open
-    monkeypatch.setattr(
-        Image, "open", lambda path, *rest, **more: read.append(str(path)) or opened(path, *rest, **more)
-    )
+
+    def noted(file, *rest, **more):
+        found.append(os.path.realpath(file if isinstance(file, str | Path) else "stored"))
+        return opened(file, *rest, **more)
+
+    monkeypatch.setattr(Image, "open", noted)
+    return found
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_no_path_leads_out(client, place, gallery_run, read):
     answer = client.get(place)
     assert answer.status_code == 404
     assert not any("canary" in path for path in read)
 
 
-def test_ids_that_lead_out_of_the_folder_are_not_read(tmp_path):
+def test_ids_that_lead_out_of_the_folder_are_not_read(tmp_path, read):
     folder = tmp_path / "in" / "pictures"
     folder.mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(tmp_path / "canary.jpg")
     Image.new("RGB", (8, 8)).save(folder / "a.jpg")
-    ids = ["a", "a.jpg", "../../canary.jpg", str(tmp_path / "canary.jpg"), "..", "", ".", "a\0b", str(folder / "a.jpg")]
+    (folder / "link.jpg").symlink_to(tmp_path / "canary.jpg")
+    (folder / "up").symlink_to(tmp_path)
+    (folder / "own.jpg").symlink_to(folder / "a.jpg")
+    (folder / "circle.jpg").symlink_to(folder / "circle.jpg")
+    ids = ["a", "a.jpg", "../../canary.jpg", str(tmp_path / "canary.jpg"), "..", "", ".", "a\0b", str(folder / "a.jpg"),
+           "link.jpg", "link", "up/canary.jpg", "own.jpg", "circle.jpg", "x" * 300, "up/../../canary.jpg"]  # fmt: skip
     pl.DataFrame({"id": ids, "cat": [0.5] * len(ids)}).write_parquet(tmp_path / "scores.parquet")
     client = visit(tmp_path / "scores.parquet", images=folder)
     codes = [client.get(f"/api/pictures/{row}/image").status_code for row in range(len(ids))]
-    assert codes == [200, 200, 404, 404, 404, 404, 404, 404, 200]
+    assert codes == [200, 200, 404, 404, 404, 404, 404, 404, 200, 404, 404, 404, 200, 404, 404, 404]
+    assert not any("canary" in path for path in read)
     assert [client.get(f"/api/pictures/{row}").status_code for row in range(len(ids))] == [200] * len(ids)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -105,3 +108,40 @@ def test_what_is_not_there_is_refused(tmp_path, gallery_run):
 def test_an_address_must_be_safe_and_ours(gallery_run, settings, words):
     with pytest.raises(UserError, match=words):
         serve(open_gallery(gallery_run), port=0, ready=lambda _: None, **settings)
+
+
+def test_scores_are_read_when_they_are_asked_for(gallery_run, monkeypatch):
+    path = gallery_run / "evaluation" / "val" / "predictions.parquet"
+    known, load, read = Predictions.load(path), Predictions.load, []
+    monkeypatch.setattr(Predictions, "load", lambda file: read.append(file) or load(file))
+    stored = open_gallery(gallery_run).collection.predictions
+    for name in ("ids", "splits", "classes", "thresholds", "task", "source", "calibrated"):
+        assert getattr(stored, name) == getattr(known, name)
+    assert (len(stored), read) == (60, [])
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: stored.scores, range(8)))
+    assert all(one is found[0] for one in found)
+    assert read == [path]
+    np.testing.assert_array_equal(stored.scores, known.scores)
+    np.testing.assert_array_equal(stored.labels, known.labels)
+    np.testing.assert_array_equal(stored.ranking, known.ranking)
+    np.testing.assert_array_equal(stored.take([3, 1]).scores, known.scores[[3, 1]])
+    assert stored.predicted() == known.predicted()
+
+
+def test_damaged_scores_are_told_in_words(tmp_path):
+    rng = np.random.default_rng(0)
+    scores, labels = rng.random((5000, 4), np.float32), np.zeros((5000, 4), np.int8)
+    ids = tuple(map(str, range(5000)))
+    Predictions(ids, ("val",) * 5000, scores, labels, ("a", "b", "c", "d")).save(tmp_path / "scores.parquet")
+    data = bytearray((tmp_path / "scores.parquet").read_bytes())
+    start = len(data) // 2
+    data[start : start + 20000] = b"\xff" * 20000
+    (tmp_path / "scores.parquet").write_bytes(data)
+    opened = open_gallery(tmp_path / "scores.parquet")
+    opened.collection.warm()
+    client = TestClient(create_app(opened))
+    assert client.get("/api/gallery").json()["n"] == 5000
+    answer = client.get("/api/classes/0/ranking")
+    assert answer.status_code == 409
+    assert re.search("a score is not in 0…1|not a table of predictions", answer.json()["detail"])

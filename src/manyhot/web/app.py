@@ -19,10 +19,11 @@ from manyhot.data.images import DamagedImage, image_size
 from manyhot.errors import UserError
 from manyhot.web import exporting
 from manyhot.web.collection import Collection
+from manyhot.web.comparing import Compared
 from manyhot.web.journal import Journal
 from manyhot.web.live import Live
 from manyhot.web.opening import Opened
-from manyhot.web.thumbnails import LARGE, THUMBNAIL, Missing, Picture, picture, placeholder
+from manyhot.web.thumbnails import LARGE, NOWHERE, THUMBNAIL, Missing, Picture, picture, placeholder
 
 MEDIA_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 _MOST_NAMES = 500
@@ -57,6 +58,8 @@ def create_app(opened: Opened) -> FastAPI:
         _add_classes(app, opened.collection)
         _add_pictures(app, opened.collection)
         _add_review(app, opened.collection, Journal(opened.journal))
+    if opened.compared is not None:
+        _add_comparison(app, opened.compared)
     return app
 
 
@@ -77,8 +80,9 @@ def _about(opened: Opened) -> dict[str, Any]:
             "classes": collection.predictions.classes,
             "thresholds": collection.thresholds,
             "task": collection.predictions.task,
-            "calibrated": collection.predictions.uncalibrated is not None,
+            "calibrated": collection.predictions.calibrated,
             "reviewed": collection.review is not None,
+            "compared": opened.compared.names if opened.compared is not None else None,
             "exports": ["csv", "voc", "manifest"] if collection.manifest is not None else ["csv"],
         }
     return known
@@ -109,14 +113,17 @@ def _add_page(app: FastAPI) -> None:
 
 def _add_classes(app: FastAPI, collection: Collection) -> None:
     measured: list[dict[str, Any]] = []
-    threading.Thread(target=lambda: measured.extend(collection.measures()), daemon=True).start()
+    measuring = threading.Thread(target=lambda: measured.extend(collection.measures()), daemon=True)
+    begun = threading.Lock()
     ranking = lru_cache(4)(collection.ranking)
     suspects = lru_cache(4)(collection.suspects)
     counted = lru_cache(1)(collection.pairs)
 
     @app.get("/api/classes")
     def classes() -> dict[str, Any]:
-        """Measures of all classes; `measured` is false while they are computed."""
+        """Measures of all classes; `measured` is false while they are computed, which the first request begins."""
+        if begun.acquire(blocking=False):  # never let go: it is begun once
+            measuring.start()
         return {"measured": bool(measured), "classes": measured}
 
     @app.get("/api/classes/{class_index}/ranking", response_class=Response)
@@ -135,6 +142,27 @@ def _add_classes(app: FastAPI, collection: Collection) -> None:
         return counted()
 
 
+def _add_comparison(app: FastAPI, compared: Compared) -> None:
+    measured = lru_cache(1)(compared.classes)
+    overall = lru_cache(1)(compared.overall)
+
+    @app.get("/api/compare")
+    def compare() -> list[dict[str, Any]]:
+        """For each class: AP of A and B, mean difference of their scores, pictures that one of them alone predicts."""
+        return measured()
+
+    @app.get("/api/compare/pictures", response_class=Response)
+    def compared_pictures() -> Response:
+        """Little-endian, the largest difference first: uint32 rows [N] and classes [N], float32 A [N] and B [N], int8
+        labels [N]."""
+        return _binary(overall())
+
+    @app.get("/api/classes/{class_index}/compare", response_class=Response)
+    def compared_class(class_index: int) -> Response:
+        """Little-endian: float32 scores of B [N], uint32 rows [N] with the largest difference first."""
+        return _binary(compared.disagreement(_inside(class_index, len(compared.a.classes), "class")))
+
+
 def _add_pictures(app: FastAPI, collection: Collection) -> None:
     @app.get("/api/pictures")
     def names(rows: Annotated[str, Query(pattern=r"^\d{1,9}(,\d{1,9})*$", max_length=5000)]) -> list[str]:
@@ -151,7 +179,7 @@ def _add_pictures(app: FastAPI, collection: Collection) -> None:
         path, size, trouble = collection.file(row), None, None
         try:
             size = image_size(path) if path is not None else None
-            trouble = None if path is not None else "no folder of pictures was given"
+            trouble = None if path is not None else NOWHERE
         except DamagedImage as fault:
             trouble = fault.reason
         return {

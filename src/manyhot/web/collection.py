@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,11 @@ class Collection:
     def thresholds(self) -> tuple[float, ...]:
         """Scores above which a class is predicted, C; 0.5 where nothing is known of them."""
         return self.predictions.thresholds or (0.5,) * len(self.predictions.classes)
+
+    def warm(self) -> None:
+        """Read what was not read yet; a fault is raised anew where it matters."""
+        with suppress(UserError):
+            _ = self.predictions.scores
 
     def file(self, row: int) -> Path | None:
         """The picture's file, which need not exist; None where no file can be named."""
@@ -145,8 +151,10 @@ def fitted(predictions: Predictions, manifest: Manifest, where: Path) -> NDArray
         )
         detail = f"'{first[0]}' and '{first[1]}'" if first else f"{len(predictions.classes)}, {len(manifest.classes)}"
         raise UserError(f"the classes are not those of the data; the first that differ: {detail}.", file=where)
-    place = {image: row for row, image in enumerate(manifest.ids)}
-    rows = np.array([place.get(image, -1) for image in predictions.ids], np.int64)
+    ids = pl.DataFrame({"id": pl.Series(predictions.ids, dtype=pl.String)})
+    places = manifest.table.select("id").with_row_index("row")
+    found = ids.join(places, on="id", how="left", maintain_order="left")["row"]
+    rows = found.cast(pl.Int64).fill_null(-1).to_numpy()
     if (rows < 0).any():
         strangers = [predictions.ids[row] for row in np.flatnonzero(rows < 0)[:_NAMED]]
         what = f"{int((rows < 0).sum())} of {len(rows)} ids are not in the data; the first: {', '.join(strangers)}."
@@ -155,10 +163,13 @@ def fitted(predictions: Predictions, manifest: Manifest, where: Path) -> NDArray
 
 
 def _within(folder: Path, name: str) -> Path | None:
-    """The file `name` under `folder`, also where it lacks its suffix; None where the name leads out of the folder."""
-    root = Path(os.path.abspath(folder))  # noqa: PTH100 - `resolve` would follow links, which may lead elsewhere
+    """The file `name` under `folder`, also without its suffix; None where the name, or a link, leads out of it."""
+    root = Path(os.path.abspath(folder))  # noqa: PTH100 - the name itself must not leave it, whatever links do
     path = Path(os.path.normpath(root / name)) if "\0" not in name else root.parent
     if path == root or not path.is_relative_to(root):
         return None
     endings = ("", *sorted(IMAGE_SUFFIXES), *(one.upper() for one in sorted(IMAGE_SUFFIXES)))
-    return next((file for one in endings if (file := path.with_name(path.name + one)).is_file()), path)
+    files = (path.with_name(path.name + one) for one in endings)
+    found = next((file for file in files if os.path.isfile(file)), path)  # noqa: PTH113 - no fault for a long name
+    inside = Path(os.path.realpath(found)).is_relative_to(os.path.realpath(root))
+    return found if inside else None

@@ -16,6 +16,8 @@ from manyhot.predictions import Predictions
 from manyhot.recipe import load_recipe
 from manyhot.runs import Run, open_run
 from manyhot.web.collection import Collection, fitted
+from manyhot.web.comparing import Compared, compared
+from manyhot.web.stored import StoredPredictions
 
 _SUFFIXES = (".parquet", ".csv")
 
@@ -29,12 +31,14 @@ class Opened:
         collection: the scored pictures; None for a run that is not evaluated yet.
         run: the run folder, where there is one.
         journal: file of the decisions that people take.
+        compared: the same pictures scored by another model; None where there is none.
     """
 
     title: str
     collection: Collection | None
     run: Run | None
     journal: Path
+    compared: Compared | None = None
 
 
 def open_gallery(
@@ -45,6 +49,7 @@ def open_gallery(
     data: str | None = None,
     kind: str | None = None,
     journal: Path | None = None,
+    compare: Path | None = None,
 ) -> Opened:
     """Read what is to be browsed.
 
@@ -54,6 +59,7 @@ def open_gallery(
         images: folder of the pictures that a table names.
         data: the data that was scored, where it is not the run's own.
         kind: kind of `data`, where it is not to be recognised.
+        compare: a run or table whose scores of the same pictures are to be set beside; of a run, the same split.
         journal: file for decisions; None is `label-decisions.jsonl` in the run, `NAME.decisions.jsonl` beside a table.
 
     Raises:
@@ -69,8 +75,9 @@ def open_gallery(
         if data and images:
             raise UserError("--data knows its pictures; leave out --images.")
         predictions = read_table(path)
-        found = _collected(predictions, open_source(data, kind=kind) if data else None, images, path)
-        return Opened(path.name, found, None, journal or path.with_name(f"{path.stem}.decisions.jsonl"))
+        found = _collected(predictions, open_source(data, kind=kind) if data else None, images, path, foreign=True)
+        beside = _beside(found, path, compare, None)
+        return Opened(path.name, found, None, journal or path.with_name(f"{path.stem}.decisions.jsonl"), beside)
     run = open_run(path)
     if images is not None:
         raise UserError("a run knows its pictures; --images is for a table.", file=path)
@@ -82,10 +89,11 @@ def open_gallery(
         manifest = (
             open_source(data, kind=kind, difficult=recipe.data.difficult) if data else Manifest.load(run.manifest)
         )
-        opened = _collected(Predictions.load(table), manifest, None, table)
+        opened = _collected(StoredPredictions(table), manifest, None, table)
         if (review := run.path / "review.parquet").exists():
             opened = opened.with_review(_read_review(review))
-    return Opened(f"{recipe.name}: {split}", opened, run, journal or run.path / "label-decisions.jsonl")
+    beside = _beside(opened, path, compare, split)
+    return Opened(f"{recipe.name}: {split}", opened, run, journal or run.path / "label-decisions.jsonl", beside)
 
 
 def read_table(path: Path) -> Predictions:
@@ -98,7 +106,7 @@ def read_table(path: Path) -> Predictions:
     """
     try:
         if path.suffix == ".parquet" and "manyhot.predictions" in pl.read_parquet_metadata(path):
-            return Predictions.load(path)
+            return StoredPredictions(path)
         frame = pl.read_csv(path, infer_schema_length=None) if path.suffix == ".csv" else pl.read_parquet(path)
     except FileNotFoundError:
         raise UserError("there is no such file.", file=path) from None
@@ -122,18 +130,39 @@ def read_table(path: Path) -> Predictions:
     return Predictions(tuple(ids), splits, scores, np.full(scores.shape, -1, np.int8), tuple(classes))
 
 
-def _collected(predictions: Predictions, manifest: Manifest | None, images: Path | None, where: Path) -> Collection:
+def _collected(
+    predictions: Predictions, manifest: Manifest | None, images: Path | None, where: Path, *, foreign: bool = False
+) -> Collection:
     if not len(predictions):
         raise UserError("there is no picture in the table.", file=where)
     if manifest is None:
         return Collection(predictions, images=images)
     rows = fitted(predictions, manifest, where)
-    if (predictions.labels == -1).all():  # scores from elsewhere: the labels are those of the data
+    if foreign and (predictions.labels == -1).all():  # scores from elsewhere: the labels are those of the data
         labels = np.ascontiguousarray(manifest.labels[rows])
         predictions = Predictions(
             predictions.ids, predictions.splits, predictions.scores, labels, predictions.classes, manifest.task
         )
     return Collection(predictions, manifest, rows)
+
+
+def _beside(collection: Collection | None, path: Path, compare: Path | None, split: str | None) -> Compared | None:
+    if compare is None:
+        return None
+    if collection is None:
+        remedy = f"First: manyhot evaluate {path} --split {split}"
+        raise UserError(f"split '{split}' of this run has not been evaluated.", file=path, remedy=remedy)
+    if compare.suffix in _SUFFIXES and not compare.is_dir():
+        other = read_table(compare)
+    else:
+        run = open_run(compare)
+        split = split or load_recipe(str(run.recipe)).data.val_split
+        table = run.evaluation(split) / "predictions.parquet"
+        if not table.exists():
+            remedy = f"First: manyhot evaluate {compare} --split {split}"
+            raise UserError(f"split '{split}' of this run has not been evaluated.", file=compare, remedy=remedy)
+        other = StoredPredictions(table)
+    return compared(collection.predictions, other, (str(path), str(compare)))
 
 
 def _read_review(path: Path) -> pl.DataFrame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import socket
+import threading
 from collections.abc import Callable
 
 import uvicorn
@@ -53,6 +54,8 @@ def serve(opened: Opened, *, host: str, port: int, token: str | None, ready: Cal
     name = f"[{host}]" if ":" in host else host
     address = f"http://{name}:{listening.getsockname()[1]}/"
     ready(address + (f"?token={token}" if token else ""))
+    if opened.collection is not None:  # begin to read scores: the first page will ask for them
+        threading.Thread(target=opened.collection.warm, daemon=True).start()
     try:
         uvicorn.Server(config).run(sockets=[listening])
     except KeyboardInterrupt:

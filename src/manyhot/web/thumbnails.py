@@ -19,6 +19,8 @@ from manyhot.data.images import DamagedImage, cache_folder, open_image
 THUMBNAIL, LARGE = 256, 2048
 """Longest side in pixels of small and of large pictures."""
 
+NOWHERE = "no folder of pictures was given, or the name leads out of it"
+
 _decoding = threading.Semaphore(max(2, os.cpu_count() or 2))  # a picture of 100 megapixels takes 300 MB while decoded
 
 
@@ -48,7 +50,7 @@ def picture(path: Path | None, longest: int) -> Picture:
     except (OSError, ValueError):
         stat = None
     if path is None or stat is None:
-        raise Missing("no such file" if path is not None else "no folder of pictures was given")
+        raise Missing("no such file" if path is not None else NOWHERE)
     text = f"{PIL.__version__}\0{longest}\0{path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}"
     digest = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:32]
     kept = cache_folder() / "thumbnails" / digest[:2] / f"{digest}.jpg"

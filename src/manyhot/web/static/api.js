@@ -31,14 +31,32 @@ export const large = (row) => `/api/pictures/${row}/image?placeholder=1`;
 const names = new Map();
 const KEPT = 20000;
 
-export async function namesOf(rows) {
+async function namesOf(rows) {
   const missing = rows.filter((row) => !names.has(row)).slice(0, 500);
   if (missing.length) {
     const found = await getJson(`/api/pictures?rows=${missing.join(",")}`);
     if (names.size > KEPT) names.clear();
     missing.forEach((row, i) => names.set(row, found[i]));
   }
-  return names;
+}
+
+// Calls `written` once the name of a picture is known; what is asked for at about the same time is asked for at once.
+let waiting;
+let timer;
+export function whenNamed(row, written) {
+  waiting ??= new Map();
+  waiting.set(row, written);
+  clearTimeout(timer);
+  timer = setTimeout(async () => {
+    const asked = waiting;
+    waiting = undefined;
+    try {
+      await namesOf([...asked.keys()]);
+    } catch {
+      return; // pictures stay numbered; the next request will say what is wrong
+    }
+    for (const write of asked.values()) write();
+  }, 120);
 }
 
 export const nameOf = (row) => names.get(row);

@@ -10,7 +10,6 @@ import { Review } from "./review.js";
 import { set, state } from "./state.js";
 import { Threshold } from "./threshold.js";
 
-const pause = () => new Promise((go) => { setTimeout(go); });
 const EMPTY = {
   suspect: "No label of this class is known, so none can be wrong.",
   loss: "No label of this class is known, so there is no loss.",
@@ -32,6 +31,7 @@ export class Gallery {
       step: (step) => this.step(step),
       closed: () => { set({ row: "" }); byId("grid").focus({ preventScroll: true }); },
     });
+    if (about.compared) byId("order").append(h("option", { value: "differ" }, "largest difference to B"));
     byId("order").addEventListener("change", (event) => set({ order: event.target.value, at: 0 }));
     this.#measure();
     this.review.load().catch((error) => complain(error));
@@ -54,44 +54,56 @@ export class Gallery {
     }
     if (["class", "sort", "find"].some((key) => before[key] !== state[key])) this.rail.render();
     const turn = (this.turn = {});
-    let [having, ranking, suspects] = [];
+    if (before.view !== state.view) this.listed = undefined;
     try {
-      byId("grid").setAttribute("aria-busy", "true");
-      ranking = await this.arrays.ranking(wanted);
-      const other = this.about.classes.indexOf(state.with);
-      having = other >= 0 ? (await this.arrays.ranking(other)).labels : undefined;
-      suspects = state.order === "suspect" ? await this.arrays.suspects(wanted) : undefined;
-      if (turn !== this.turn) return;
-      this.c = wanted;
-      this.ranking = ranking;
+      await this.#show(wanted, () => turn === this.turn);
     } catch (error) {
       if (turn === this.turn) this.complain(error);
-      return;
     } finally {
       if (turn === this.turn) byId("grid").removeAttribute("aria-busy");
     }
-    this.#list(before, having, suspects);
+  }
+
+  // `holds`: whether the address still asks for this.
+  async #show(c, holds) {
+    const wanted = this.#wanted();
+    if (wanted.list !== this.listed?.list) byId("grid").setAttribute("aria-busy", "true");
+    const ranking = await this.arrays.ranking(c);
+    if (!holds()) return;
+    const t = this.threshold.value(c);
+    const anew = wanted.list !== this.listed?.list || (wanted.at !== this.listed.at && wanted.at !== this.ownAt);
+    const having = state.with ? this.about.classes.indexOf(state.with) : -1;
+    const rows = wanted.list === this.listed?.list ? this.rows : await ranking.rows({
+      order: state.order, t, kinds: this.threshold.kinds, having: having < 0 ? undefined : having,
+    });
+    if (state.order === "differ") await ranking.compare();
+    if (!holds()) return;
+    Object.assign(this, { c, ranking, rows });
+    if (anew) this.grid.show(ranking, t, rows, Number(state.at) || 0, state.order);
+    else if (this.listed.t !== t) this.grid.remark(t);
+    this.listed = { ...wanted, t };
+    this.#say();
     this.#picture();
-    // One piece of work at a time: with a million pictures the page must answer in between.
-    await pause();
-    if (turn !== this.turn) return;
-    this.threshold.count(this.c, ranking);
+    byId("grid").removeAttribute("aria-busy");
+    const [counts] = await ranking.counts([t]);
+    if (!holds()) return;
+    this.threshold.count(ranking, t, counts);
     if (this.drawn === ranking) return;
-    await pause();
-    if (turn !== this.turn) return;
-    this.threshold.draw(ranking);
+    const curves = await ranking.curves();
+    if (!holds()) return;
+    this.threshold.draw(curves);
     this.drawn = ranking;
   }
 
-  #list(before, having, suspects) {
-    const t = this.threshold.value(this.c);
+  // What the list of pictures depends on, and the place in it.
+  #wanted() {
+    const keys = ["view", "class", "order", "show", "with", ...(state.order === "near" || state.show ? ["t"] : [])];
+    return { list: JSON.stringify(keys.map((key) => state[key])), at: state.at };
+  }
+
+  #say() {
     byId("order").value = state.order;
     this.#head();
-    const keys = ["view", "class", "order", "show", "with", ...(state.order === "near" || state.show ? ["t"] : [])];
-    if (keys.some((key) => before[key] !== state[key]) || (before.at !== state.at && state.at !== this.ownAt)) {
-      this.rows = this.ranking.rows({ order: state.order, t, kinds: this.threshold.kinds, suspects, having });
-      this.grid.show(this.ranking, t, this.rows, Number(state.at) || 0);
-    } else if (before.t !== state.t) this.grid.remark(t);
     say(byId("count"), `${number(this.rows.length)} of ${number(this.about.n)} pictures`);
     byId("empty").hidden = this.rows.length > 0;
     say(byId("empty"), state.show || state.with ? "No picture is of this kind at this threshold." : EMPTY[state.order] ?? "");

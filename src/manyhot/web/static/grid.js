@@ -1,25 +1,27 @@
 // The ranked pictures: tiles, the active one among them, their names.
 
-import { nameOf, namesOf, thumbnail } from "./api.js";
+import { nameOf, thumbnail, whenNamed } from "./api.js";
 import { byId, fixed, h, number, say } from "./dom.js";
 import { KIND_WORDS, KINDS } from "./ranking.js";
 import { Virtual } from "./virtual.js";
 
-const NARROWEST = 132;
+const [NARROW, WIDE] = [132, 172]; // pixels of a tile at least, with one score and with two
 const FEWEST = 2;
 const MOST = 70; // tiles in sight; on larger screens tiles are larger
 const CAPTION = 36;
 
-function layout(width, height) {
+const layoutOf = (narrowest) => (width, height) => {
   const inner = Math.max(width, 1);
-  const area = Math.max(NARROWEST, Math.sqrt((inner * Math.max(height, 1)) / MOST));
+  const area = Math.max(narrowest, Math.sqrt((inner * Math.max(height, 1)) / MOST));
   const columns = Math.max(FEWEST, Math.floor(inner / area));
   const tile = Math.floor(inner / columns);
   return { columns, width: tile, height: Math.round(tile * 0.78) + CAPTION };
-}
+};
+export const narrowTiles = layoutOf(NARROW);
+export const wideTiles = layoutOf(WIDE);
 
 const WORDS = { keep: "kept", flip: "flipped", difficult: "difficult", skip: "skipped" };
-const TRUTH = { 1: "present", 0: "absent", "-1": "ignored" };
+export const TRUTH = { 1: "present", 0: "absent", "-1": "ignored" };
 
 export class Grid {
   // decision(row) → action or undefined; open(index); activated(index).
@@ -29,7 +31,7 @@ export class Grid {
     this.active = 0;
     this.decision = decision;
     this.virtual = new Virtual(this.box, {
-      layout,
+      layout: narrowTiles,
       create: () => this.#create(),
       update: (tile, index) => this.#update(tile, index),
       moved: () => moved(this.virtual.first),
@@ -42,9 +44,11 @@ export class Grid {
     });
   }
 
-  show(ranking, t, rows, at) {
-    Object.assign(this, { ranking, t, rows });
+  show(ranking, t, rows, at, order) {
+    Object.assign(this, { ranking, t, rows, order });
     this.active = Math.min(at, Math.max(0, rows.length - 1));
+    this.virtual.layout = order === "differ" ? wideTiles : narrowTiles;
+    this.virtual.measure();
     this.virtual.reset(rows.length, this.active);
     this.box.hidden = !rows.length;
     this.#point();
@@ -96,7 +100,8 @@ export class Grid {
     const action = this.decision(row);
     const source = thumbnail(row);
     if (image.getAttribute("src") !== source) image.src = source;
-    say(score, fixed(this.ranking.scores[row]));
+    const other = this.order === "differ" ? this.ranking.other[row] : undefined;
+    say(score, other === undefined ? fixed(this.ranking.scores[row]) : `A ${fixed(this.ranking.scores[row], 2)} B ${fixed(other, 2)}`);
     say(truth, TRUTH[label]);
     truth.className = `truth ${kind}`;
     say(decided, action ? WORDS[action] : "");
@@ -106,7 +111,7 @@ export class Grid {
     tile.setAttribute("aria-posinset", index + 1);
     tile.setAttribute("aria-setsize", this.rows.length);
     tile.setAttribute("aria-selected", index === this.active);
-    this.#name(tile, row, `score ${fixed(this.ranking.scores[row])}, ${TRUTH[label]}, ${KIND_WORDS[kind]}`, action);
+    this.#name(tile, row, `score ${fixed(this.ranking.scores[row])}${other === undefined ? "" : `, of B ${fixed(other)}`}, ${TRUTH[label]}, ${KIND_WORDS[kind]}`, action);
   }
 
   #name(tile, row, words, action) {
@@ -117,22 +122,6 @@ export class Grid {
       tile.setAttribute("aria-label", `${nameOf(row) ?? `picture ${number(row)}`}, ${rest}`);
     };
     write();
-    if (nameOf(row) === undefined) this.#ask(row, write);
-  }
-
-  #ask(row, write) {
-    this.asked ??= new Map();
-    this.asked.set(row, write);
-    clearTimeout(this.asking);
-    this.asking = setTimeout(async () => {
-      const asked = this.asked;
-      this.asked = undefined;
-      try {
-        await namesOf([...asked.keys()]);
-      } catch {
-        return; // pictures stay numbered; the next request will say what is wrong
-      }
-      for (const written of asked.values()) written();
-    }, 120);
+    if (nameOf(row) === undefined) whenNamed(row, write);
   }
 }

@@ -1,10 +1,12 @@
 // Starts the page: asks what there is to see, and keeps the view in step with the address.
 
 import { getJson } from "./api.js";
+import { ComparePage } from "./compare.js";
 import { byId, say } from "./dom.js";
 import { Gallery } from "./gallery.js";
 import { listen, showKeys } from "./keys.js";
 import { LivePage } from "./live.js";
+import { narrow } from "./narrow.js";
 import { PairsPage } from "./pairs.js";
 import { address, set, state, subscribe } from "./state.js";
 import { themeButton } from "./theme.js";
@@ -12,18 +14,6 @@ import { themeButton } from "./theme.js";
 function complain(error) {
   say(byId("notice"), error?.message ?? "");
   byId("notice").hidden = !error;
-}
-
-function narrow(opened) {
-  const small = matchMedia("(max-width: 60rem)");
-  const fit = () => { byId("panel").open = !small.matches; };
-  small.addEventListener("change", fit);
-  fit();
-  byId("classes-toggle").addEventListener("click", () => {
-    const open = byId("rail-box").classList.toggle("open");
-    byId("classes-toggle").setAttribute("aria-expanded", String(open));
-    if (open) requestAnimationFrame(() => requestAnimationFrame(opened)); // once the list has a height
-  });
 }
 
 function keysOf(gallery) {
@@ -68,8 +58,8 @@ async function start() {
   document.title = about.title;
   const gallery = about.n ? new Gallery(about, complain) : null;
   narrow(() => gallery?.rail.render());
-  const pages = { pairs: new PairsPage(about), live: new LivePage(about) };
-  const available = { gallery: about.n > 0, pairs: about.n > 0, live: about.run };
+  const pages = { pairs: new PairsPage(about), compare: new ComparePage(about), live: new LivePage(about) };
+  const available = { gallery: about.n > 0, pairs: about.n > 0, compare: Boolean(about.compared), live: about.run };
   const keys = keysOf(gallery);
   keys.push({ keys: ["?"], words: "show these keys", act: () => showKeys(keys) });
   listen(keys);

@@ -5,6 +5,12 @@ export const KIND_WORDS = {
   tp: "true positives", fp: "false positives", fn: "false negatives", tn: "true negatives", ignored: "ignored",
 };
 
+// The place in KINDS of a picture with this label and score.
+export function kindOf(label, score, t) {
+  if (label < 0) return 4;
+  return score > t ? 1 - label : 3 - label;
+}
+
 export class Ranking {
   // The bytes of /api/classes/C/ranking: float32 scores, uint32 rows in order, int8 labels, `n` each.
   constructor(bytes, n) {
@@ -14,19 +20,10 @@ export class Ranking {
     this.labels = new Int8Array(bytes, 8 * n, n);
   }
 
-  kind(row, t) {
-    const label = this.labels[row];
-    if (label < 0) return 4;
-    return this.scores[row] > t ? 1 - label : 2 + (label ? 0 : 1);
-  }
-
   counts(t) {
     const { scores, labels, n } = this;
     const found = [0, 0, 0, 0, 0];
-    for (let row = 0; row < n; row++) {
-      const label = labels[row];
-      found[label < 0 ? 4 : scores[row] > t ? 1 - label : 3 - label]++;
-    }
+    for (let row = 0; row < n; row++) found[kindOf(labels[row], scores[row], t)]++;
     const [tp, fp, fn, tn, ignored] = found;
     const precision = tp + fp ? tp / (tp + fp) : null;
     const recall = tp + fn ? tp / (tp + fn) : null;
@@ -34,22 +31,22 @@ export class Ranking {
     return { tp, fp, fn, tn, ignored, precision, recall, f1 };
   }
 
-  // Rows in the wanted order; `kinds`: those to keep, empty for all; `having`: labels of which 1 is asked for.
-  rows({ order, t, kinds, suspects, having }) {
-    const ordered = this.#ordered(order, t, suspects);
+  // Rows in the wanted order, which `listed` gives where it does not follow from this class's scores; `kinds`: those to
+  // keep, empty for all; `having`: labels of which 1 is asked for.
+  rows({ order, t, kinds, listed, having }) {
+    const ordered = listed ?? this.#ordered(order, t);
     if (!kinds.length && !having) return ordered;
     const wanted = KINDS.map((name) => !kinds.length || kinds.includes(name));
     const kept = new Uint32Array(ordered.length);
     let n = 0;
     for (let i = 0; i < ordered.length; i++) {
       const row = ordered[i];
-      if (wanted[this.kind(row, t)] && (!having || having[row] === 1)) kept[n++] = row;
+      if (wanted[kindOf(this.labels[row], this.scores[row], t)] && (!having || having[row] === 1)) kept[n++] = row;
     }
     return kept.subarray(0, n);
   }
 
-  #ordered(order, t, suspects) {
-    if (order === "suspect") return suspects ?? new Uint32Array(0);
+  #ordered(order, t) {
     if (order === "near") return this.#near(t);
     if (order === "loss") return this.#byLoss();
     return order === "bottom" ? this.order.slice().reverse() : this.order;

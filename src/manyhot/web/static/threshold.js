@@ -5,6 +5,8 @@ import { linePlot } from "./plot.js";
 import { KIND_WORDS, KINDS } from "./ranking.js";
 import { set, state } from "./state.js";
 
+const WORDS = Object.fromEntries(KINDS.map((kind) => [kind, kind === "ignored" ? kind : kind.toUpperCase()]));
+
 export class Threshold {
   constructor(about) {
     this.about = about;
@@ -19,7 +21,7 @@ export class Threshold {
     this.boxes = KINDS.map((kind) => h("button", {
       type: "button", class: `filter ${kind}`, title: KIND_WORDS[kind], "aria-pressed": "false",
       onclick: () => this.toggle(kind),
-    }));
+    }, WORDS[kind]));
     byId("filters").append(...this.boxes);
   }
 
@@ -37,8 +39,7 @@ export class Threshold {
   }
 
   // Draws the curves of another class.
-  draw(ranking) {
-    const { pr, tail, positives } = ranking.curves();
+  draw({ pr, tail, positives }) {
     this.pr = linePlot({
       title: "Precision", xLabel: "recall", step: "before", lines: [{ name: "precision", points: pr }],
       empty: positives ? "" : "no positive picture",
@@ -53,9 +54,8 @@ export class Threshold {
     this.#mark();
   }
 
-  count(c, ranking) {
-    const t = this.value(c);
-    const counts = ranking.counts(t);
+  // Shows what is counted at threshold `t`.
+  count(ranking, t, counts) {
     this.ranking = ranking;
     byId("threshold").value = t;
     byId("threshold").setAttribute("aria-valuetext", `${fixed(t)}: precision ${fixed(counts.precision)}, recall ${fixed(counts.recall)}`);
@@ -68,8 +68,7 @@ export class Threshold {
       h("div", {}, h("dt", {}, name), h("dd", {}, fixed(value)))));
     const pressed = this.kinds;
     KINDS.forEach((kind, i) => {
-      const word = kind === "ignored" ? kind : kind.toUpperCase();
-      say(this.boxes[i], `${word} ${number(counts[kind])}`);
+      say(this.boxes[i], `${WORDS[kind]} ${number(counts[kind])}`);
       this.boxes[i].dataset.count = counts[kind];
       this.boxes[i].setAttribute("aria-pressed", pressed.includes(kind));
       this.boxes[i].setAttribute("aria-label", `${KIND_WORDS[kind]}: ${number(counts[kind])}`);
@@ -81,12 +80,12 @@ export class Threshold {
     this.tail?.mark(this.places[1]);
   }
 
-  #table() {
-    const rows = [...Array(20).keys()].map((i) => {
-      const t = i / 20;
-      const one = this.ranking.counts(t);
+  async #table() {
+    const thresholds = [...Array(20).keys()].map((i) => i / 20);
+    const counted = await this.ranking.counts(thresholds);
+    const rows = counted.map((one, i) => {
       const cells = [one.tp, one.fp, one.fn, one.tn].map(number);
-      return [fixed(t, 2), ...cells, fixed(one.precision), fixed(one.recall), fixed(one.f1)];
+      return [fixed(thresholds[i], 2), ...cells, fixed(one.precision), fixed(one.recall), fixed(one.f1)];
     });
     openSheet(`Scores above a threshold: ${state.class}`,
       table(["threshold", "TP", "FP", "FN", "TN", "precision", "recall", "F1"], rows),

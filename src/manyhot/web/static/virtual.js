@@ -14,7 +14,7 @@ export class Virtual {
     scroller.append(this.space);
     this.shown = new Map();
     this.free = [];
-    this.#measure();
+    this.measure();
     scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     new ResizeObserver(() => this.resize()).observe(scroller);
   }
@@ -26,7 +26,7 @@ export class Virtual {
 
   get rowsInSight() { return Math.max(1, Math.floor(this.visible / this.itemHeight)); }
 
-  #measure() {
+  measure() {
     this.visible = this.scroller.clientHeight;
     const found = this.layout(this.scroller.clientWidth, this.visible);
     Object.assign(this, { columns: found.columns, itemWidth: found.width, itemHeight: found.height });
@@ -34,7 +34,7 @@ export class Virtual {
 
   resize() {
     const first = this.first;
-    this.#measure();
+    this.measure();
     this.#extend();
     this.toIndex(first);
     this.refresh();
