@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable
 from functools import lru_cache
@@ -18,10 +17,16 @@ from manyhot import __version__
 from manyhot.data.images import DamagedImage, image_size
 from manyhot.errors import UserError
 from manyhot.web import exporting
+from manyhot.web.answers import binary, etag, inside, sent
 from manyhot.web.collection import Collection
+from manyhot.web.found import add_found
 from manyhot.web.journal import Journal
 from manyhot.web.live import Live
+from manyhot.web.logged import add_views
+from manyhot.web.model import TrainedModel
 from manyhot.web.opening import Opened
+from manyhot.web.seeing import add_model
+from manyhot.web.suspects import add_queue
 from manyhot.web.thumbnails import LARGE, THUMBNAIL, Missing, Picture, picture, placeholder
 
 MEDIA_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
@@ -53,10 +58,15 @@ def create_app(opened: Opened) -> FastAPI:
     app.get("/api/gallery")(lambda: _about(opened))
     if opened.run is not None:
         app.get("/api/live")(_live(Live(opened.run)))
+        add_views(app, opened.run.path / "views")
     if opened.collection is not None:
         _add_classes(app, opened.collection)
         _add_pictures(app, opened.collection)
         _add_review(app, opened.collection, Journal(opened.journal))
+        add_queue(app, opened.collection)
+        if opened.detections is not None:
+            add_found(app, opened.collection, opened.detections)
+    add_model(app, None if opened.run is None else TrainedModel(opened.run.model), opened.collection)
     return app
 
 
@@ -79,6 +89,7 @@ def _about(opened: Opened) -> dict[str, Any]:
             "task": collection.predictions.task,
             "calibrated": collection.predictions.uncalibrated is not None,
             "reviewed": collection.review is not None,
+            "localized": opened.detections is not None,
             "exports": ["csv", "voc", "manifest"] if collection.manifest is not None else ["csv"],
         }
     return known
@@ -94,17 +105,17 @@ def _live(live: Live) -> Callable[[], dict[str, Any]]:
 
 def _add_page(app: FastAPI) -> None:
     files = {one.name: one.read_bytes() for one in (resources.files("manyhot.web") / "static").iterdir()}
-    known = {name: Picture(data, MEDIA_TYPES[name.rpartition(".")[2]], _etag(data)) for name, data in files.items()}
+    known = {name: Picture(data, MEDIA_TYPES[name.rpartition(".")[2]], etag(data)) for name, data in files.items()}
 
     @app.get("/", include_in_schema=False)
     def page(request: Request) -> Response:
-        return _sent(request, known["index.html"])
+        return sent(request, known["index.html"])
 
     @app.get("/static/{name}", include_in_schema=False)
     def static(name: str, request: Request) -> Response:
         if name not in known:
             raise HTTPException(404, "there is no such file.")
-        return _sent(request, known[name])
+        return sent(request, known[name])
 
 
 def _add_classes(app: FastAPI, collection: Collection) -> None:
@@ -122,12 +133,12 @@ def _add_classes(app: FastAPI, collection: Collection) -> None:
     @app.get("/api/classes/{class_index}/ranking", response_class=Response)
     def class_ranking(class_index: int) -> Response:
         """Little-endian: float32 scores [N], uint32 rows [N] most probable first, int8 labels [N]."""
-        return _binary(ranking(_inside(class_index, len(collection.predictions.classes), "class")))
+        return binary(ranking(inside(class_index, len(collection.predictions.classes), "class")))
 
     @app.get("/api/classes/{class_index}/suspects", response_class=Response)
     def class_suspects(class_index: int) -> Response:
         """Little-endian: uint32 rows [M], the most suspect label first; uint8 flags [M]: held for an error."""
-        return _binary(suspects(_inside(class_index, len(collection.predictions.classes), "class")))
+        return binary(suspects(inside(class_index, len(collection.predictions.classes), "class")))
 
     @app.get("/api/pairs")
     def pairs() -> list[tuple[int, int, int, int]]:
@@ -142,12 +153,12 @@ def _add_pictures(app: FastAPI, collection: Collection) -> None:
         wanted = [int(row) for row in rows.split(",")]
         if len(wanted) > _MOST_NAMES:
             raise HTTPException(422, f"at most {_MOST_NAMES} rows at once.")
-        return [collection.predictions.ids[_inside(row, len(collection), "picture")] for row in wanted]
+        return [collection.predictions.ids[inside(row, len(collection), "picture")] for row in wanted]
 
     @app.get("/api/pictures/{row}")
     def details(row: int) -> dict[str, Any]:
         """All that is known of a picture: scores and labels of every class, true objects in pixels."""
-        row = _inside(row, len(collection), "picture")
+        row = inside(row, len(collection), "picture")
         path, size, trouble = collection.file(row), None, None
         try:
             size = image_size(path) if path is not None else None
@@ -167,13 +178,13 @@ def _add_pictures(app: FastAPI, collection: Collection) -> None:
         }
 
     def shown(request: Request, row: int, longest: int, named: bool) -> Response:
-        row = _inside(row, len(collection), "picture")
+        row = inside(row, len(collection), "picture")
         try:
-            return _sent(request, picture(collection.file(row), longest))
+            return sent(request, picture(collection.file(row), longest))
         except Missing as missing:
             if not named:
                 raise HTTPException(404, str(missing)) from None
-            return _sent(request, placeholder(collection.predictions.ids[row], str(missing)))
+            return sent(request, placeholder(collection.predictions.ids[row], str(missing)))
 
     @app.get("/api/pictures/{row}/thumbnail", response_class=Response)
     def thumbnail(request: Request, row: int, placeholder: bool = False) -> Response:
@@ -205,8 +216,8 @@ def _add_review(app: FastAPI, collection: Collection, journal: Journal) -> None:
     @app.post("/api/review")
     def decide(made: Deciding) -> dict[str, str]:
         """Decide about one class in one picture; when this answers, the decision is on disk."""
-        row = _inside(made.row, len(collection), "picture")
-        c = _inside(made.class_index, len(columns), "class")
+        row = inside(made.row, len(collection), "picture")
+        c = inside(made.class_index, len(columns), "class")
         done = journal.decide(
             predictions.ids[row], predictions.classes[c], int(predictions.labels[row, c]), made.action
         )
@@ -232,28 +243,6 @@ _EXPORTS = {
     "voc": (exporting.as_voc, "application/zip", "Main.zip"),
     "manifest": (exporting.as_manifest, "application/vnd.apache.parquet", "manifest.parquet"),
 }
-
-
-def _inside(index: int, length: int, what: str) -> int:
-    if not 0 <= index < length:
-        raise HTTPException(404, f"there is no {what} {index}.")
-    return index
-
-
-def _binary(content: bytes) -> Response:
-    return Response(content, media_type="application/octet-stream", headers={"cache-control": "no-store"})
-
-
-def _sent(request: Request, one: Picture) -> Response:
-    headers = {"etag": one.etag, "cache-control": "private, no-cache"}
-    if one.etag in (tag.strip() for tag in request.headers.get("if-none-match", "").split(",")):
-        return Response(status_code=304, headers=headers)
-    media_type = one.media_type + ("; charset=utf-8" if one.media_type.startswith("text/") else "")
-    return Response(one.content, media_type=media_type, headers=headers)
-
-
-def _etag(data: bytes) -> str:
-    return f'"{hashlib.sha256(data).hexdigest()[:32]}"'
 
 
 def _said(status: int, what: str) -> JSONResponse:

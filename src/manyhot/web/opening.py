@@ -29,12 +29,14 @@ class Opened:
         collection: the scored pictures; None for a run that is not evaluated yet.
         run: the run folder, where there is one.
         journal: file of the decisions that people take.
+        detections: where `manyhot localize` writes its boxes in these pictures; None where it cannot have.
     """
 
     title: str
     collection: Collection | None
     run: Run | None
     journal: Path
+    detections: Path | None = None
 
 
 def open_gallery(
@@ -85,7 +87,8 @@ def open_gallery(
         opened = _collected(Predictions.load(table), manifest, None, table)
         if (review := run.path / "review.parquet").exists():
             opened = opened.with_review(_read_review(review))
-    return Opened(f"{recipe.name}: {split}", opened, run, journal or run.path / "label-decisions.jsonl")
+    journal = journal or run.path / "label-decisions.jsonl"
+    return Opened(f"{recipe.name}: {split}", opened, run, journal, run.localization(split) / "detections.parquet")
 
 
 def read_table(path: Path) -> Predictions:
