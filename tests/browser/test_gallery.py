@@ -7,12 +7,8 @@ import io
 import json
 import re
 import signal
-import subprocess
-import sys
 import urllib.request
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,72 +21,6 @@ from playwright.sync_api import Page, expect
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 SHOWN = ".tile:not([hidden])"
-Start = Callable[..., "Server"]
-
-
-expect.set_options(timeout=30_000)  # on a busy machine the page is slower, not wrong
-
-
-class Server:
-    """`manyhot browse` on a free port."""
-
-    def __init__(self, *arguments: object) -> None:
-        command = [sys.executable, "-m", "manyhot", "browse", *map(str, arguments), "--port", "0"]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        match = re.search(r"http://\S+", self.process.stdout.readline())
-        assert match, self.process.communicate()[1]
-        self.url = match[0]
-
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        self.process.send_signal(how)
-        self.process.communicate(timeout=20)
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    servers: list[Server] = []
-
-    def started(*arguments: object) -> Server:
-        servers.append(Server(*arguments))
-        return servers[-1]
-
-    yield started
-    for server in servers:
-        if server.process.poll() is None:
-            server.stop(signal.SIGKILL)
-
-
-@pytest.fixture
-def opened(browser: Any) -> Iterator[Callable[..., Page]]:
-    """A page that may reach this machine alone; at the end nothing was asked of another, and nothing went wrong."""
-    pages: list[Page] = []
-    said: list[str] = []
-    abroad: list[str] = []
-
-    def guard(route: Any) -> None:
-        if re.match(r"(http://127\.0\.0\.1:\d+/|blob:|data:)", route.request.url):
-            route.continue_()
-        else:
-            abroad.append(route.request.url)
-            route.abort()
-
-    def open_page(url: str, width: int = 1280, height: int = 860, scheme: str = "light") -> Page:
-        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
-        context.route("**/*", guard)
-        page = context.new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.goto(url)
-        pages.append(page)
-        return page
-
-    open_page.ignored = []
-    yield open_page
-    for page in pages:
-        page.context.close()
-    assert [text for text in said if not any(one in text for one in open_page.ignored)] == []
-    assert abroad == []
 
 
 @pytest.fixture
