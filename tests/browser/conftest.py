@@ -77,6 +77,14 @@ def start() -> Iterator[Callable[..., Server]]:
             server.stop(signal.SIGKILL)
 
 
+@pytest.fixture(scope="session")
+def trained_url(trained: Path) -> Iterator[str]:
+    """Address of a gallery of the trained run, which tests leave as it is; its model is loaded once."""
+    server = Server(trained)
+    yield server.url
+    server.stop(signal.SIGKILL)
+
+
 @pytest.fixture
 def opened(browser: Any) -> Iterator[Callable[..., Any]]:
     """A page that may reach this machine alone; at the end nothing was asked of another, and nothing went wrong."""

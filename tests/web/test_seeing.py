@@ -280,7 +280,7 @@ def test_an_endless_picture_is_refused_in_bounded_memory(trained):
 
         def endless():
             nonlocal sent
-            while sent < 40 * LIMIT:
+            while sent < 10 * LIMIT:
                 sent += 2**20
                 yield bytes(2**20)
 
@@ -295,8 +295,6 @@ def test_an_endless_picture_is_refused_in_bounded_memory(trained):
                 urllib.request.urlopen(request, timeout=30)  # noqa: S310
             except urllib.error.HTTPError as refused:
                 statuses.append(refused.code)
-            except OSError:  # the server stopped reading before all was sent
-                statuses.append(413)
         after = most()
         server.send_signal(signal.SIGTERM)
     assert statuses[1] == 413
