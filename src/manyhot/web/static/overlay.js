@@ -7,6 +7,7 @@ import { set, state } from "./state.js";
 const WAIT = 120; // ms before heat is asked for: who leafs through pictures asks for none
 const KEPT = 12;
 const MOST_BOXES = 100;
+const LETTER = 13; // pixels on the screen
 const LAYERS = [["truth", "true objects"], ["found", "detections"], ["heat", "heat map"]];
 
 export const isShown = (layer) => state.layers.split(",").includes(layer);
@@ -34,12 +35,14 @@ export class Overlay {
     this.controls = h("div", { class: "layers", role: "group", "aria-label": "Shown on the picture" },
       h("div", { class: "acts" }, ...this.buttons), this.settings);
     this.maps = new Map();
+    new ResizeObserver(() => this.#letter()).observe(this.figure);
   }
 
   // one: {key, id, href, size, trouble, image, boxes, found, by, classes, c, order, heat(c, signal) → bytes, or why not}.
   show(one) {
     if (this.one?.key !== one.key || this.one.c !== one.c) this.#draw(one);
     this.one = one;
+    this.#letter();
     this.update();
   }
 
@@ -88,11 +91,20 @@ export class Overlay {
     this.figure.replaceChildren(s("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${one.id}${told}` },
       s("image", { href: one.href, width, height }), this.heat,
       s("g", { class: "found-layer" }, ...one.found.slice(0, MOST_BOXES).flatMap((box) => drawn(box, {
-        kind: `found${box.name === name ? " own" : ""}`, words: `${box.name} ${fixed(box.score, 2)}`, width, below: true }))),
+        kind: `found${box.name === name ? " own" : ""}`, words: `${box.name} ${fixed(box.score, 2)}`, below: true }))),
       s("g", { class: "truth-layer" }, ...one.boxes.flatMap((box) => drawn(box, {
         kind: `${box.name === name ? "own" : ""}${box.difficult ? " difficult" : ""}`,
-        words: box.name + (box.difficult ? " (difficult)" : ""), width })))));
+        words: box.name + (box.difficult ? " (difficult)" : "") })))));
     this.classes.replaceChildren(...one.order.map((i) => h("option", { value: one.classes[i] }, one.classes[i])));
+  }
+
+  // Names of boxes keep their size on the screen, however large the picture is drawn.
+  #letter() {
+    const drawing = this.figure.querySelector("svg");
+    if (!drawing || !drawing.clientWidth) return;
+    const [width, height] = this.one.size;
+    const scale = Math.min(drawing.clientWidth / width, drawing.clientHeight / height);
+    drawing.style.setProperty("--letter", `${LETTER / scale}px`);
   }
 
   #slider(key, words) {
@@ -163,11 +175,10 @@ export class Overlay {
 
 const share = (text) => { const value = Number(text); return value >= 0 && value <= 1 ? value : 0; };
 
-function drawn(box, { kind, words, width, below }) {
-  const y = below ? box.y1 - 0.009 * width : box.y0 + 0.027 * width;
+function drawn(box, { kind, words, below }) {
   return [
     s("rect", { class: `box ${kind}`, x: box.x0, y: box.y0, width: Math.max(0, box.x1 - box.x0), height: Math.max(0, box.y1 - box.y0) }),
-    s("text", { class: `box-name ${kind}`, x: box.x0 + 0.006 * width, y, "font-size": 0.023 * width }, words)];
+    s("text", { class: `box-name ${kind}`, x: box.x0, y: below ? box.y1 : box.y0, dx: "0.3em", dy: below ? "-0.4em" : "1.1em" }, words)];
 }
 
 // What colour stands for what heat.
