@@ -101,7 +101,7 @@ def _answered(ask: Callable[[], T]) -> T:
     try:
         return ask()
     except Busy:
-        raise HTTPException(503, "the model is busy with other pictures; try again.") from None
+        raise HTTPException(429, "the model is busy with other pictures; try again.") from None
 
 
 def _array(heat_HW: NDArray[np.uint8]) -> Response:

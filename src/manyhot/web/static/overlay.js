@@ -168,6 +168,7 @@ export class Overlay {
       this.url = URL.createObjectURL(blob);
       this.heat.setAttribute("href", this.url);
       this.figure.dataset.heat = key;
+      this.figure.dataset.cut = cut;
     });
     say(this.words, `Heat of ${this.one.classes[this.c]}: up to ${fixed(heat.reduce((a, b) => Math.max(a, b), 0) / 255, 2)}, what the model would say of this place alone.`);
   }

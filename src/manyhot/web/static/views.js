@@ -14,7 +14,7 @@ export class LoggedViews {
     this.tiles = new Map();
     this.input = h("input", { type: "search", placeholder: "Find by name", "aria-label": "Find a picture of the run by name", autocomplete: "off", spellcheck: "false",
       oninput: () => { this.last = PAGE; set({ seek: this.input.value }, { replace: true }); } });
-    this.count = h("span", { class: "quiet", role: "status" });
+    this.count = h("output", { class: "quiet" });
     this.list = h("div", { class: "views" });
     this.more = h("button", { type: "button", hidden: true, onclick: () => { this.last += PAGE; this.ask(); } }, "Show older ones");
     this.words = h("p", { class: "words" });
