@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,46 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
     path.write_text(RECIPE)
     return path
+
+
+@pytest.fixture(scope="session")
+def boxed(tiny_table: Path, colours: dict[str, tuple[int, int, int]]) -> Manifest:
+    """The pictures of `tiny_table` with a box round the pixels of each pure colour."""
+    import manyhot
+
+    plain = manyhot.open_source(str(tiny_table))
+    rows = []
+    for id_, path, split, labels in zip(
+        plain.ids, plain.paths, plain.table["split"], plain.labels.tolist(), strict=True
+    ):
+        pixels = np.asarray(Image.open(path))
+        boxes = []
+        for c, (name, colour) in enumerate(zip(plain.classes, colours.values(), strict=True)):
+            ys, xs = np.nonzero((pixels == np.array(colour, np.uint8)).all(axis=2))
+            if len(ys) > 20 and labels[c] == 1:
+                boxes.append(Box(name, xs.min(), ys.min(), xs.max() + 1, ys.max() + 1, difficult=len(rows) % 9 == 0))
+        rows.append(Row(id_, path.name, split, labels, 48, 40, boxes))
+    return Manifest.from_rows(plain.root, plain.classes, rows, label_rule="drawn")
+
+
+@pytest.fixture(scope="session")
+def trained(boxed: Manifest, tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose model tells the colours apart by now, evaluated and localised on its val split of 12 pictures."""
+    import manyhot
+
+    out = tmp_path_factory.mktemp("trained") / "run"
+    quick = ["training.freeze_epochs=0", "training.ema=null", "optimizer.lr=0.01", "optimizer.backbone_lr=0.01"]
+    changes = [*quick, "training.epochs=3", "model.dropout=0", "model.output_stride=8", "evaluation.resamples=0"]
+    manyhot.train(manyhot.load_recipe(str(tiny_recipe), changes), boxed, out)
+    manyhot.evaluate(out)
+    manyhot.localize(out, min_score=0)
+    return out
+
+
+@pytest.fixture
+def trained_run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of `trained` that a test may write to."""
+    return Path(shutil.copytree(trained, tmp_path / "trained"))
 
 
 HOSTILE = "<img src=x onerror=alert(1)>"

@@ -8,14 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
-from PIL import Image
 
 import manyhot
 from manyhot.cli import main
-from manyhot.data.manifest import Box, Manifest, Row
+from manyhot.data.manifest import Manifest
 from manyhot.localizing import localize, summarize
 from manyhot.metrics.detection import detection_ap
 
@@ -23,24 +21,6 @@ KEYS = {
     "n_images", "n_pairs", "n_pairs_without_box", "pointing", "corloc", "mean_corloc", "detection", "max_box_acc",
     "classes", "baselines", "method", "split", "label_rule", "bundle_sha256", "crops", "damaged",
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def boxed(tiny_table: Path, colours: dict[str, tuple[int, int, int]]) -> Manifest:
-    """The pictures of `tiny_table` with a box round the pixels of each pure colour."""
-    plain = manyhot.open_source(str(tiny_table))
-    rows = []
-    for id_, path, split, labels in zip(
-        plain.ids, plain.paths, plain.table["split"], plain.labels.tolist(), strict=True
-    ):
-        pixels = np.asarray(Image.open(path))
-        boxes = []
-        for c, (name, colour) in enumerate(zip(plain.classes, colours.values(), strict=True)):
-            ys, xs = np.nonzero((pixels == np.array(colour, np.uint8)).all(axis=2))
-            if len(ys) > 20 and labels[c] == 1:
-                boxes.append(Box(name, xs.min(), ys.min(), xs.max() + 1, ys.max() + 1, difficult=len(rows) % 9 == 0))
-        rows.append(Row(id_, path.name, split, labels, 48, 40, boxes))
-    return Manifest.from_rows(plain.root, plain.classes, rows, label_rule="drawn")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,7 @@
-"""Chromium for the tests of pages: skipped where it is absent, unless MANYHOT_REQUIRE names "browser"."""
+"""Chromium and the real server for the tests of pages.
+
+Chromium is skipped where it is absent, unless MANYHOT_REQUIRE names "browser".
+"""
 
 from __future__ import annotations
 
@@ -29,9 +32,10 @@ FLAGS = [
 def browser() -> Iterator[Any]:
     """A headless Chromium that reaches no network of its own accord."""
     try:
-        from playwright.sync_api import sync_playwright
+        from playwright.sync_api import expect, sync_playwright
     except ImportError:
         _absent("playwright is not installed")
+    expect.set_options(timeout=30_000)  # on a busy machine the page is slower, not wrong
     with sync_playwright() as playwright:
         system = next(
             (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -73,6 +77,14 @@ def start() -> Iterator[Callable[..., Server]]:
     for server in servers:
         if server.process.poll() is None:
             server.stop(signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def trained_url(trained: Path) -> Iterator[str]:
+    """Address of a gallery of the trained run, which tests leave as it is; its model is loaded once."""
+    server = Server(trained)
+    yield server.url
+    server.stop(signal.SIGKILL)
 
 
 @pytest.fixture

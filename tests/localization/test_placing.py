@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from manyhot.data.crops import Frame
 from manyhot.localization.boxes import Largest
-from manyhot.localization.placing import ViewMap, hottest_point, place
+from manyhot.localization.placing import ViewMap, hottest_point, place, scaled
 from manyhot.metrics.overlap import iou
 from manyhot.models.geometry import Geometry
 
@@ -43,6 +43,23 @@ def test_the_centre_of_a_cell_is_where_the_geometry_says(offset, stride, x, y):
     assert heat[int(found[1]), int(found[0])] == pytest.approx(1)
     if 0 < x < 5 and 0 < y < 5:
         assert hottest_point(heat) == found
+
+
+@settings(deadline=None)
+@given(st.integers(2, 9), st.integers(2, 9), st.sampled_from([1, 3, 5, 7]), st.booleans(), st.integers(0, 99))
+def test_a_smaller_picture_has_the_heat_of_the_larger_ones_pixels(width, height, odd, mirrored, seed):
+    rng = np.random.default_rng(seed)
+    left, top = rng.uniform(0, 0.4) * width * odd, rng.uniform(0, 0.4) * height * odd
+    frame = Frame(left, top, 0.9 * width * odd, 1.0 * height * odd, 64, 48, mirrored)
+    views = [ViewMap(rng.normal(size=(2, 5, 6)).astype(np.float32), Geometry(10, 3), frame)]
+    large = place(views, (width * odd, height * odd))
+    small = place(scaled(views, (1 / odd, 1 / odd)), (width, height))
+    middle = large[:, odd // 2 :: odd, odd // 2 :: odd]  # where odd parts have a pixel in their middle
+    seen = np.ones(small.shape[1:], bool)
+    centres_x, centres_y = odd * (np.arange(width) + 0.5), odd * (np.arange(height) + 0.5)
+    seen &= ((centres_x >= frame.left) & (centres_x < frame.right))[None]
+    seen &= (centres_y >= frame.top)[:, None]
+    np.testing.assert_allclose(small[:, seen], middle[:, seen], atol=1e-5)
 
 
 @settings(deadline=None)

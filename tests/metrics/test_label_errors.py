@@ -39,6 +39,15 @@ def noisy_table(seed, n_images=400, n_classes=6):
     return 1 / (1 + np.exp(-logits)), (truth ^ wrong).astype(np.int8), wrong
 
 
+@given(tables(), st.integers(1, 40))
+def test_the_most_suspect_alone_are_the_beginning_of_all(table, most):
+    scores, labels = table
+    every, some = find_label_errors(scores, labels), find_label_errors(scores, labels, most)
+    for name in ("images", "classes", "suspicion", "flagged"):
+        np.testing.assert_array_equal(getattr(some, name), getattr(every, name)[:most])
+    np.testing.assert_array_equal(some.joint, every.joint)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_joint_flags_and_self_confidence_equal_cleanlab(seed):
     scores, labels, _ = noisy_table(seed)

@@ -98,6 +98,15 @@ def open_image(path: str | Path, at_least: tuple[int, int] | None = None) -> Ima
     return _with_image(path, _rgb if at_least is None else partial(_reduced_rgb, at_least), stored)
 
 
+def decode_image(file: io.BytesIO, name: str = "the picture") -> Image.Image:
+    """`open_image` of a picture file that lies in memory; `name` is what it is called in faults.
+
+    Raises:
+        DamagedImage: as `open_image`.
+    """
+    return _with_image(name, _rgb, file=file)
+
+
 def image_size(path: str | Path) -> tuple[int, int]:
     """Width and height in pixels as displayed (after EXIF rotation), from the header alone.
 
@@ -221,10 +230,15 @@ def _stored(path: str | Path) -> StoredPicture | None:
         raise DamagedImage(path, f"its pixel store cannot be read ({error})") from None
 
 
-def _with_image(path: str | Path, use: Callable[[Image.Image], T], stored: StoredPicture | None = None) -> T:
+def _with_image(
+    path: str | Path,
+    use: Callable[[Image.Image], T],
+    stored: StoredPicture | None = None,
+    file: io.BytesIO | None = None,
+) -> T:
     """`use` of the opened, not yet decoded image; whatever goes wrong in there becomes a DamagedImage."""
     try:
-        source = path if stored is None else io.BytesIO(stored.content().data)
+        source = file or (path if stored is None else io.BytesIO(stored.content().data))
         with _pillow_quiet(), Image.open(source, formats=_formats()) as image:
             _refuse_large(image)
             return use(image)

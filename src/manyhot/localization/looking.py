@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from manyhot.data.crops import Frame
@@ -90,6 +91,22 @@ class Look:
                     for sight in self._group(group, rows, paths, wanted):
                         yield sight
                         bar.advance()
+
+    def once(self, image: Image.Image) -> tuple[NDArray[np.float32], list[ViewMap]]:
+        """One decoded picture: its scores [C], and of each view the maps of all C classes on their cells.
+
+        Arguments:
+            image: RGB, as `manyhot.data.images.open_image` gives it.
+        """
+        self.model.eval()
+        pictures = Pictures((), np.zeros((1, 0), np.int8), self.preprocessing)
+        (group,) = pictures.collate([(0, [np.asarray(view) for view in self.preprocessing.views(image)])]).groups
+        assert isinstance(group, PictureGroup)
+        views = Views(self.model, group.normalized(next(self.model.parameters()).device), self.preprocessing.window)
+        scores_C = self.to_scores(views.logits().float().cpu().numpy())[0]
+        every = list(range(len(scores_C)))
+        maps = self._laid(self.heat_map.cells(views, every), 0, every, self.preprocessing.frames(image.size))
+        return scores_C, maps
 
     def _group(
         self, group: PictureGroup, rows: Sequence[int], paths: Sequence[Path], wanted: Wanted

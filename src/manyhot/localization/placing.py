@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,24 @@ def place(views: Sequence[ViewMap], size: Size) -> NDArray[np.float32]:
         lowest = np.where(count > 0, placed, np.inf).min(axis=(1, 2))
         placed = np.where(count > 0, placed, lowest[:, None, None]).astype(np.float32)
     return placed
+
+
+def scaled(views: Sequence[ViewMap], by: tuple[float, float]) -> list[ViewMap]:
+    """The same views in a picture resized by these factors of width and height: `place` then gives it at that size."""
+    x, y = by
+    return [
+        replace(
+            view,
+            frame=replace(
+                view.frame,
+                left=view.frame.left * x,
+                right=view.frame.right * x,
+                top=view.frame.top * y,
+                bottom=view.frame.bottom * y,
+            ),
+        )
+        for view in views
+    ]
 
 
 def hottest_point(heat: NDArray[np.floating[Any]]) -> tuple[int, int]:

@@ -51,7 +51,7 @@ class LabelErrors:
         return self.images.size
 
 
-def find_label_errors(scores: Scores, labels: Labels) -> LabelErrors:
+def find_label_errors(scores: Scores, labels: Labels, most: int | None = None) -> LabelErrors:
     """Rank the known entries by how probably their label is wrong, over all classes and both directions.
 
     An entry is flagged where the score of the other label reaches the mean score of the images that carry that label,
@@ -65,6 +65,7 @@ def find_label_errors(scores: Scores, labels: Labels) -> LabelErrors:
     Arguments:
         scores: float32 or float64 [N, C], in 0…1; from models that have not seen the image.
         labels: int8 [N, C]; 1 present, 0 absent, -1 ignored: takes no part.
+        most: rank this many entries alone, the most suspect ones: for tables whose N · C entries would fill the memory.
 
     Raises:
         UserError: shapes or dtypes do not fit; a score is NaN or outside 0…1; a label is none of -1, 0, 1.
@@ -79,9 +80,16 @@ def find_label_errors(scores: Scores, labels: Labels) -> LabelErrors:
     missing_rate = _rates(missing_C, wrong_C, present_C, rarer_C)
     wrong_rate = _rates(wrong_C, missing_C, absent_C, rarer_C)
 
-    images, classes = np.nonzero(labels != -1)
-    suspicion = _suspicion(scores[images, classes], labels[images, classes], missing_rate[classes], wrong_rate[classes])
-    order = np.argsort(-suspicion, kind="stable")
+    if most is None:
+        images, classes = np.nonzero(labels != -1)
+        suspicion = _suspicion(
+            scores[images, classes], labels[images, classes], missing_rate[classes], wrong_rate[classes]
+        )
+        order = np.argsort(-suspicion, kind="stable")
+    else:
+        assert most > 0, most
+        images, classes, suspicion = _candidates(scores, labels, missing_rate, wrong_rate, most)
+        order = np.lexsort((classes, images, -suspicion))[:most]
     images, classes = images[order], classes[order]
     return LabelErrors(
         images=images,
@@ -155,6 +163,27 @@ def _rates(
     expected_C = total * (rarer_C + 1) / (rarer_C + 1).sum()  # in each class as many as its rarer label allows
     rates: NDArray[np.float64] = np.sqrt(everywhere * expected_C / (given_C + 1 + expected_C))
     return rates
+
+
+def _candidates(
+    scores: Scores,
+    labels: Labels,
+    missing_rate_C: NDArray[np.float64],
+    wrong_rate_C: NDArray[np.float64],
+    most: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Images, classes and suspicion of entries among which are the `most` most suspect ones, class by class."""
+    found = []
+    for c in range(labels.shape[1]):
+        rows = np.flatnonzero(labels[:, c] != -1)
+        rates = (np.full(rows.size, rate[c]) for rate in (missing_rate_C, wrong_rate_C))
+        suspicion = _suspicion(scores[rows, c], labels[rows, c], *rates)
+        if rows.size > most:  # equal ones at the end stay, so that the order among them is decided over all classes
+            kept = suspicion >= np.partition(suspicion, -most)[-most]
+            rows, suspicion = rows[kept], suspicion[kept]
+        found.append((rows, np.full(rows.size, c), suspicion))
+    rows, classes, suspicion = (np.concatenate(one) for one in zip(*found, strict=True))
+    return rows, classes, suspicion
 
 
 def _suspicion(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable
 from functools import lru_cache
@@ -18,11 +17,20 @@ from manyhot import __version__
 from manyhot.data.images import DamagedImage, image_size
 from manyhot.errors import UserError
 from manyhot.web import exporting
+from manyhot.web.answers import binary as _binary
+from manyhot.web.answers import etag as _etag
+from manyhot.web.answers import inside as _inside
+from manyhot.web.answers import sent as _sent
 from manyhot.web.collection import Collection
 from manyhot.web.comparing import Compared
+from manyhot.web.found import add_found
 from manyhot.web.journal import Journal
 from manyhot.web.live import Live
+from manyhot.web.logged import add_views
+from manyhot.web.model import TrainedModel
 from manyhot.web.opening import Opened
+from manyhot.web.seeing import add_model
+from manyhot.web.suspects import add_queue
 from manyhot.web.thumbnails import LARGE, NOWHERE, THUMBNAIL, Missing, Picture, picture, placeholder
 
 MEDIA_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
@@ -54,12 +62,17 @@ def create_app(opened: Opened) -> FastAPI:
     app.get("/api/gallery")(lambda: _about(opened))
     if opened.run is not None:
         app.get("/api/live")(_live(Live(opened.run)))
+        add_views(app, opened.run.path / "views")
     if opened.collection is not None:
         _add_classes(app, opened.collection)
         _add_pictures(app, opened.collection)
         _add_review(app, opened.collection, Journal(opened.journal))
+        add_queue(app, opened.collection)
+        if opened.detections is not None:
+            add_found(app, opened.collection, opened.detections)
     if opened.compared is not None:
         _add_comparison(app, opened.compared)
+    add_model(app, None if opened.run is None else TrainedModel(opened.run.model), opened.collection)
     return app
 
 
@@ -83,6 +96,7 @@ def _about(opened: Opened) -> dict[str, Any]:
             "calibrated": collection.predictions.calibrated,
             "reviewed": collection.review is not None,
             "compared": opened.compared.names if opened.compared is not None else None,
+            "localized": opened.detections is not None,
             "exports": ["csv", "voc", "manifest"] if collection.manifest is not None else ["csv"],
         }
     return known
@@ -260,28 +274,6 @@ _EXPORTS = {
     "voc": (exporting.as_voc, "application/zip", "Main.zip"),
     "manifest": (exporting.as_manifest, "application/vnd.apache.parquet", "manifest.parquet"),
 }
-
-
-def _inside(index: int, length: int, what: str) -> int:
-    if not 0 <= index < length:
-        raise HTTPException(404, f"there is no {what} {index}.")
-    return index
-
-
-def _binary(content: bytes) -> Response:
-    return Response(content, media_type="application/octet-stream", headers={"cache-control": "no-store"})
-
-
-def _sent(request: Request, one: Picture) -> Response:
-    headers = {"etag": one.etag, "cache-control": "private, no-cache"}
-    if one.etag in (tag.strip() for tag in request.headers.get("if-none-match", "").split(",")):
-        return Response(status_code=304, headers=headers)
-    media_type = one.media_type + ("; charset=utf-8" if one.media_type.startswith("text/") else "")
-    return Response(one.content, media_type=media_type, headers=headers)
-
-
-def _etag(data: bytes) -> str:
-    return f'"{hashlib.sha256(data).hexdigest()[:32]}"'
 
 
 def _said(status: int, what: str) -> JSONResponse:

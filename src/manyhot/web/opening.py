@@ -32,6 +32,7 @@ class Opened:
         run: the run folder, where there is one.
         journal: file of the decisions that people take.
         compared: the same pictures scored by another model; None where there is none.
+        detections: where `manyhot localize` writes its boxes in these pictures; None where it cannot have.
     """
 
     title: str
@@ -39,6 +40,7 @@ class Opened:
     run: Run | None
     journal: Path
     compared: Compared | None = None
+    detections: Path | None = None
 
 
 def open_gallery(
@@ -93,7 +95,9 @@ def open_gallery(
         if (review := run.path / "review.parquet").exists():
             opened = opened.with_review(_read_review(review))
     beside = _beside(opened, path, compare, split)
-    return Opened(f"{recipe.name}: {split}", opened, run, journal or run.path / "label-decisions.jsonl", beside)
+    journal = journal or run.path / "label-decisions.jsonl"
+    detections = run.localization(split) / "detections.parquet"
+    return Opened(f"{recipe.name}: {split}", opened, run, journal, beside, detections)
 
 
 def read_table(path: Path) -> Predictions:

@@ -84,16 +84,21 @@ def placeholder(name: str, reason: str) -> Picture:
     return Picture(svg, "image/svg+xml", f'"{hashlib.sha256(svg).hexdigest()[:32]}"')
 
 
+def as_jpeg(image: Image.Image, longest: int) -> bytes:
+    """An RGB picture as JPEG of at most `longest` pixels a side; `image` may be changed by it."""
+    image.thumbnail((longest, longest), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=82 if longest <= THUMBNAIL else 90)
+    return buffer.getvalue()
+
+
 def _drawn(path: Path, longest: int) -> bytes:
     with _decoding:
         try:
             image = open_image(path, (longest, longest))
         except DamagedImage as fault:
             raise Missing(fault.reason) from None
-        image.thumbnail((longest, longest), Image.Resampling.LANCZOS, reducing_gap=3.0)
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=82 if longest <= THUMBNAIL else 90)
-        return buffer.getvalue()
+        return as_jpeg(image, longest)
 
 
 def _printable(text: str) -> str:

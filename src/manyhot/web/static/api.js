@@ -24,6 +24,10 @@ export async function post(path, body) {
   return (await ask(path, { method: "POST", headers, body: JSON.stringify(body ?? {}) })).json();
 }
 
+// A file as the body, as it is; `options` may hold a signal.
+export const sendFile = (path, file, options) =>
+  ask(path, { method: "POST", headers: { "content-type": "application/octet-stream" }, body: file, ...options });
+
 export const thumbnail = (row) => `/api/pictures/${row}/thumbnail?placeholder=1`;
 export const large = (row) => `/api/pictures/${row}/image?placeholder=1`;
 

@@ -7,7 +7,7 @@ import { Grid } from "./grid.js";
 import { PictureView } from "./picture.js";
 import { Rail } from "./rail.js";
 import { Review } from "./review.js";
-import { set, state } from "./state.js";
+import { ON_PICTURES, set, state } from "./state.js";
 import { Threshold } from "./threshold.js";
 
 const EMPTY = {
@@ -20,7 +20,8 @@ export class Gallery {
     Object.assign(this, { about, complain, arrays: new Arrays(about.n), rows: new Uint32Array(0) });
     this.rail = new Rail(about, (c) => this.choose(c));
     this.threshold = new Threshold(about);
-    this.review = new Review(about, () => this.#decided());
+    this.review = new Review(about);
+    this.review.listen(() => this.#decided());
     this.grid = new Grid({
       decision: (row) => this.review.decision(row, this.c),
       open: (index) => set({ row: this.rows[index] }),
@@ -46,6 +47,10 @@ export class Gallery {
 
   // Brings the page to what the address says; `before` is what it said.
   async render(before = {}) {
+    if (this.ranking && "view" in before && Object.keys(before).every((key) => ON_PICTURES.includes(key) || before[key] === state[key])) {
+      this.#picture();
+      return;
+    }
     const wanted = this.about.classes.indexOf(state.class);
     if (wanted < 0) {
       if (state.class) this.complain(new Error(`There is no class “${state.class}” here; this is the first one.`));

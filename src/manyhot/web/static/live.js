@@ -3,11 +3,15 @@
 import { getJson } from "./api.js";
 import { byId, fixed, h, table } from "./dom.js";
 import { linePlot } from "./plot.js";
+import { LoggedViews } from "./views.js";
 
 const EVERY = 2000;
 
 export class LivePage {
-  constructor(about) { Object.assign(this, { about, box: byId("live") }); }
+  constructor(about) {
+    Object.assign(this, { about, content: h("div", {}), views: new LoggedViews() });
+    byId("live").append(this.content, this.views.box);
+  }
 
   show(visible) {
     this.visible = visible;
@@ -23,21 +27,22 @@ export class LivePage {
       if (text !== this.text || !this.status) this.#draw(found);
       this.text = text;
       this.status.textContent = words(found);
+      await this.views.ask();
     } catch (error) {
-      this.status ??= this.box.appendChild(h("p", { class: "words", role: "status" }));
+      this.status ??= this.content.appendChild(h("p", { class: "words", role: "status" }));
       this.status.textContent = error.message;
     }
     if (this.visible) this.timer = setTimeout(() => this.#ask(), EVERY);
   }
 
   #draw({ history }) {
-    const open = this.box.querySelector("details")?.open;
+    const open = this.content.querySelector("details")?.open;
     this.status = h("p", { class: "quiet", role: "status" });
     const parts = [h("h1", {}, `Learning: ${this.about.title}`), this.status];
     if (!this.about.n) parts.push(h("p", { class: "words" }, "No split is evaluated yet. After training: manyhot evaluate RUN, then start the gallery anew."));
     if (!history.length) parts.push(h("p", { class: "words" }, "No epoch is done yet. The first point comes with the first epoch."));
     else parts.push(h("div", { class: "plots" }, ...plots(history)), this.#table(history, open));
-    this.box.replaceChildren(...parts);
+    this.content.replaceChildren(...parts);
   }
 
   #table(history, open) {

@@ -9,14 +9,20 @@ export const ACTIONS = [["keep", "k", "the label is right"], ["flip", "f", "the 
 const EXPORTS = { csv: "Decisions as CSV", voc: "VOC Main lists with the new labels (ZIP)", manifest: "Manifest with the new labels (Parquet)" };
 
 export class Review {
-  constructor(about, changed) {
-    Object.assign(this, { about, changed, made: new Map(), sending: Promise.resolve() });
+  constructor(about) {
+    Object.assign(this, { about, listeners: [], made: new Map(), sent: new Map(), sending: Promise.resolve() });
     byId("reviewed").hidden = false;
     byId("reviewed").addEventListener("click", () => this.#sheet());
     this.#count();
   }
 
-  async load() { this.#take(await getJson("/api/review")); }
+  // Calls `changed` whenever a decision is taken, taken back or lost.
+  listen(changed) { this.listeners.push(changed); }
+
+  load() {
+    this.loaded = getJson("/api/review").then((list) => this.#take(list));
+    return this.loaded;
+  }
 
   decision(row, c) { return this.made.get(`${row}/${c}`); }
 
@@ -24,20 +30,29 @@ export class Review {
     const key = `${row}/${c}`;
     const before = this.made.get(key);
     this.made.set(key, action);
+    this.sent.set(key, action);
     this.#changed();
+    const arrived = () => { if (this.sent.get(key) === action) this.sent.delete(key); };
     this.#send(async () => {
       await post("/api/review", { row, class_index: c, action });
+      arrived();
     }, () => {
+      arrived();
       if (before === undefined) this.made.delete(key);
       else this.made.set(key, before);
     });
   }
 
-  undo() {
-    this.#send(async () => {
+  // Takes the last decision back; promises the key "row/class" of what changed.
+  async undo() {
+    let key;
+    await this.#send(async () => {
+      const before = this.made;
       this.#take(await post("/api/review/undo"));
+      key = [...before.keys()].find((one) => before.get(one) !== this.made.get(one));
       toast("Taken back.");
     }, () => {});
+    return key;
   }
 
   #send(work, failed) {
@@ -46,16 +61,17 @@ export class Review {
       this.#changed();
       toast(`Not saved: ${error.message}`);
     });
+    return this.sending;
   }
 
   #take(list) {
-    this.made = new Map(list.map(([row, c, action]) => [`${row}/${c}`, action]));
+    this.made = new Map([...list.map(([row, c, action]) => [`${row}/${c}`, action]), ...this.sent]);
     this.#changed();
   }
 
   #changed() {
     this.#count();
-    this.changed();
+    for (const changed of this.listeners) changed();
   }
 
   #count() { say(byId("reviewed"), `${number(this.made.size)} reviewed`); }

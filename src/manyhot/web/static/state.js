@@ -2,7 +2,11 @@
 
 const DEFAULTS = {
   view: "gallery", class: "", order: "top", show: "", with: "", t: "", at: "0", row: "", sort: "table", find: "",
+  layers: "truth,found", of: "", opacity: "0.6", cut: "0", q: "", seek: "",
 };
+
+// What lies on a picture, and how: changes nothing else.
+export const ON_PICTURES = ["layers", "of", "opacity", "cut"];
 
 function read() {
   const asked = new URLSearchParams(location.search);
