@@ -79,6 +79,16 @@ class Data(Section):
 StageSetting = tuple[Annotated[int, Field(ge=4, multiple_of=4)], Annotated[int, Field(ge=1)]]
 
 
+class Localizer(Section):
+    """A head that scores every cell for every class, before pooling."""
+
+    width: int | None = Field(
+        256,
+        ge=1,
+        description="channels of two hidden convolutions, 3×3 without padding and 1×1; null: there are none",
+    )
+
+
 class Model(Section):
     """The network: backbone, pooling, linear head."""
 
@@ -107,8 +117,12 @@ class Model(Section):
     frozen: bool = Field(
         default=False, description="the backbone is not trained: no gradient, no BatchNorm update, always eval mode"
     )
+    localizer: Localizer | None = Field(
+        None, description="score every cell of the map for every class, then pool the scores; null: pool first"
+    )
     pooling: PoolingSetting = Field(
-        default={"name": "average"}, description="from the feature map to one vector: a pooling part"
+        default={"name": "average"},
+        description="from the feature map to one vector, or from the score map to logits: a pooling part",
     )
     crop_pooling: CropPoolingSetting = Field(
         default={"name": "max"}, description="from the logits of a picture's crops to its own: a crop pooling part"
@@ -118,6 +132,12 @@ class Model(Section):
         description="standardise pooled features by running mean and variance (BatchNorm without scale and shift)",
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability on pooled features")
+
+    @model_validator(mode="after")
+    def _localizer_pools_scores(self) -> Self:
+        if self.localizer is not None and (self.feature_norm or self.dropout):
+            raise ValueError("feature_norm and dropout are about pooled features, and a localizer pools scores")
+        return self
 
 
 class Input(Section):
@@ -237,6 +257,8 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _views_have_an_effect(self) -> Self:
         training = self.training
+        if self.model.frozen and self.model.localizer is not None and training.views:
+            raise ValueError("model.localizer is trained on maps, which are not stored: set training.views 0")
         if not self.model.frozen:
             if training.views != 1:
                 raise ValueError("training.views has an effect only with model.frozen")

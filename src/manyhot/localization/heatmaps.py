@@ -11,7 +11,6 @@ from pydantic import Field
 from torch import Tensor
 
 from manyhot.localization.views import Views
-from manyhot.models.classifier import Classifier
 from manyhot.models.geometry import Geometry
 from manyhot.registry import Part, Registry
 
@@ -50,7 +49,7 @@ class CAM(HeatMap):
 
     def cells(self, views: Views, classes: Sequence[int]) -> list[Tensor]:
         """Logits [N, V, K, h, w] of single cells."""
-        weight_KF, bias_K = _linear(views.model, classes)
+        weight_KF, bias_K = (one.to(views.maps[0].device) for one in views.model.head.affine(classes))
         vectors = views.vectors(views.maps)
         own = views.view_logits(vectors)
         found = []
@@ -170,7 +169,7 @@ class Occlusion(HeatMap):
         logits = []
         for start in range(0, len(falls), max(1, self.batch // len(pictures_N3HW))):
             some = falls[start : start + max(1, self.batch // len(pictures_N3HW))]
-            maps = views.model.backbone(torch.cat(some)).float()
+            maps = views.model.maps(torch.cat(some)).float()
             for changed in torch.split(views.model.pool(maps, views.window), len(pictures_N3HW)):
                 others = [one.clone() for one in vectors]
                 others[stack][:, view] = changed
@@ -187,17 +186,6 @@ def _by_gradient(views: Views, classes: Sequence[int], *, per_cell: bool) -> lis
             weight = gradient.clamp_min(0) if per_cell else gradient.mean(dim=(-2, -1), keepdim=True)
             found[place].append((weight * one).sum(dim=2).clamp_min(0))
     return [torch.stack(one, dim=2) for one in found]
-
-
-def _linear(model: Classifier, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Weight [K, F] and bias [K] of the whole head, its standardisation folded in."""
-    head = model.head
-    weight, bias = head.linear.weight[list(classes)].detach(), head.linear.bias[list(classes)].detach()
-    norm = getattr(head, "norm", None)
-    if norm is None:
-        return weight, bias
-    scaled = weight / (norm.running_var + norm.eps).sqrt()
-    return scaled, bias - scaled @ norm.running_mean
 
 
 def _per_channel(weight: Tensor, copies: int) -> Tensor:

@@ -26,7 +26,7 @@ class Views:
         assert not model.training
         self.model, self.stacks, self.window = model, stacks, window
         with torch.no_grad():
-            maps = [model.backbone(stack.flatten(0, 1)).float() for stack in stacks]
+            maps = [model.maps(stack.flatten(0, 1)).float() for stack in stacks]
         self.maps = [_by_view(one.detach(), stack) for one, stack in zip(maps, stacks, strict=True)]
 
     @property

@@ -19,6 +19,7 @@ from manyhot.inference.features import FeatureLoader
 from manyhot.inference.predict import compute_logits
 from manyhot.metrics.ranking import average_precision, mean_ap
 from manyhot.metrics.topk import top_k_accuracy
+from manyhot.models.head import Head
 from manyhot.progress import progress
 from manyhot.runs import Run
 from manyhot.training.interruption import Interrupted, SignalWatch
@@ -107,9 +108,9 @@ def train_epoch(
 def solve_head(session: Session, loader: FeatureLoader, solver: Solver, state: State, watch: SignalWatch) -> None:
     """The head at the optimum, in one step."""
     started = time.perf_counter()
-    loss = solver.fit(
-        session.model.head, loader.views, loader.labels, session.parts.loss, session.recipe.seed, watch.stop_if_asked
-    )
+    head = session.model.head
+    assert isinstance(head, Head), "a solver trains a linear head"
+    loss = solver.fit(head, loader.views, loader.labels, session.parts.loss, session.recipe.seed, watch.stop_if_asked)
     state.add_step(loss, len(session.train), time.perf_counter() - started)
 
 
