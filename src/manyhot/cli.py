@@ -338,7 +338,7 @@ def localize(
     split: Annotated[str | None, typer.Option(help="Split to look at; by default the recipe's val split.")] = None,
     data: Annotated[str | None, typer.Option(help="Other data with the same classes. " + SOURCE_HELP)] = None,
     heatmap: Annotated[
-        str | None, typer.Option(help="cam, contributions, gradcam, layercam or occlusion; else as chosen, or gradcam.")
+        str | None, typer.Option(help="cam, gradcam, saliency or another; else as chosen, or gradcam.")
     ] = None,
     boxes: Annotated[
         str | None, typer.Option(help="largest, components, extreme or mass; else as chosen, or extreme.")
