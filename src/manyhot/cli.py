@@ -384,6 +384,7 @@ def localize(
         on_error=on_error,
     )
     typer.echo(f"{localizing.summarize(found.metrics)}\ndetections: {found.folder / 'detections.parquet'}")
+    typer.echo(f"report: {found.report}")
 
 
 @app.command()

@@ -30,6 +30,7 @@ from manyhot.models.bundle import Bundle, PlaceRule, digest_ids, load_bundle, wr
 from manyhot.models.geometry import Geometry
 from manyhot.recipe import parse_recipe
 from manyhot.registry import Part, Registry
+from manyhot.report.places import write_places_report
 from manyhot.runs import Run, open_run
 
 log = logging.getLogger("manyhot")
@@ -44,11 +45,13 @@ class Localization:
         metrics: the content of metrics.json (docs/localization.md).
         detections: the boxes.
         folder: of metrics.json, detections.parquet and places.parquet.
+        report: the page of the best and worst placed pictures.
     """
 
     metrics: dict[str, Any]
     detections: Detections
     folder: Path
+    report: Path
 
 
 def localize(
@@ -135,7 +138,10 @@ def localize(
     with atomic_path(folder / "places.parquet") as temporary:
         finder.places_table().write_parquet(temporary)
     write_text(folder / "metrics.json", json.dumps(metrics, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
-    return Localization(metrics, detections, folder)
+    report = write_places_report(
+        folder, part, metrics, finder.extremes, title=f"{task.name}: places in {part.splits[0]}"
+    )
+    return Localization(metrics, detections, folder, report)
 
 
 def choose_places(
@@ -208,6 +214,7 @@ class _Task:
     rule: BoxRule
     crops: dict[str, Any] | None
     on_error: str
+    name: str
     stored: bool
 
 
@@ -253,6 +260,7 @@ def _open(
         rule=rule if threshold is None else rule.at(threshold),
         crops=views,
         on_error=recipe.data.on_error,
+        name=recipe.name,
         stored=from_store,
     )
 

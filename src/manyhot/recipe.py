@@ -79,16 +79,6 @@ class Data(Section):
 StageSetting = tuple[Annotated[int, Field(ge=4, multiple_of=4)], Annotated[int, Field(ge=1)]]
 
 
-class Localizer(Section):
-    """A head that scores every cell for every class, before pooling."""
-
-    width: int | None = Field(
-        256,
-        ge=1,
-        description="channels of two hidden convolutions, 3×3 without padding and 1×1; null: there are none",
-    )
-
-
 class Model(Section):
     """The network: backbone, pooling, linear head."""
 
@@ -117,8 +107,10 @@ class Model(Section):
     frozen: bool = Field(
         default=False, description="the backbone is not trained: no gradient, no BatchNorm update, always eval mode"
     )
-    localizer: Localizer | None = Field(
-        None, description="score every cell of the map for every class, then pool the scores; null: pool first"
+    localizer: OptionalSetting = Field(
+        None,
+        description="a localizer part: every cell of the map is scored for every class, then the scores are pooled; "
+        "null: features are pooled first",
     )
     pooling: PoolingSetting = Field(
         default={"name": "average"},

@@ -50,7 +50,7 @@ def batch_of(rules, labels, sizes):
 
 
 @pytest.mark.parametrize("crops", [{"name": "one"}, {"name": "five"}, {"name": "scales", "sizes": [64, 96]}])
-@pytest.mark.parametrize("localizer", [None, recipe.Localizer(width=8)])
+@pytest.mark.parametrize("localizer", [None, {"name": "convolutions", "width": 8}])
 def test_every_class_of_every_picture_is_shown_once(crops, localizer):
     torch.manual_seed(0)
     section = recipe.Model(backbone="squeezenet1_1", weights="none", localizer=localizer)
@@ -73,7 +73,7 @@ def test_every_class_of_every_picture_is_shown_once(crops, localizer):
 
 
 def test_a_class_that_is_not_seen_stays_dark_and_one_that_is_glows():
-    section = recipe.Model(backbone="squeezenet1_1", weights="none", localizer=recipe.Localizer(width=None))
+    section = recipe.Model(backbone="squeezenet1_1", weights="none", localizer="linear")
     model = create_classifier(section, 2)
     model.scoring[0].weight.data.zero_()
     model.scoring[0].bias.data = torch.tensor([-20.0, 20.0])

@@ -20,9 +20,8 @@ from manyhot.models.pooling import poolings
 def localizer(backbone="alexnet", pooling="max", n_classes=3, width=8, weights="none", **settings) -> Localizer:
     torch.manual_seed(0)
     pooling = {"name": pooling} if isinstance(pooling, str) else pooling
-    section = recipe.Model(
-        backbone=backbone, weights=weights, pooling=pooling, localizer=recipe.Localizer(width=width), **settings
-    )
+    scoring = "linear" if width is None else {"name": "convolutions", "width": width}
+    section = recipe.Model(backbone=backbone, weights=weights, pooling=pooling, localizer=scoring, **settings)
     model = create_classifier(section, n_classes)
     assert isinstance(model, Localizer)
     return model.eval()
@@ -153,7 +152,7 @@ def test_what_does_not_fit_is_refused():
     ],
 )
 def test_settings_without_effect_are_refused(changes, said):
-    text = "name: x\nmodel: {backbone: alexnet, weights: none, localizer: {}}"
+    text = "name: x\nmodel: {backbone: alexnet, weights: none, localizer: linear}"
     with pytest.raises(UserError, match=said):
         recipe.parse_recipe(text, "x", [changes])
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from manyhot.data.manifest import Manifest
 from manyhot.detections import Detections
 from manyhot.localization.boxes import BoxRule, Corners, Heat, HeatBox, Largest, relative
+from manyhot.localization.extremes import Extremes, Placed, reduced
 from manyhot.localization.looking import Sight
 from manyhot.localization.placing import Size, hottest_point
 from manyhot.metrics.localization import TOLERANCE, best_iou, points_inside
@@ -61,6 +62,7 @@ class Finder:
         self.manifest, self.rule, self.min_score, self.tolerance = manifest, rule, min_score, tolerance
         self.curve = curve
         self._ids, self._labels = manifest.ids, manifest.labels
+        self.extremes = Extremes(3 if len(manifest.classes) > 40 else 5)
         self._true = positive_pairs(manifest)
         self._scores: dict[int, NDArray[np.float32]] = {}
         self._boxes: list[tuple[int, int, float, Corners]] = []
@@ -85,6 +87,9 @@ class Finder:
                 best = found[0].corners if found else None
                 point = hottest_point(heat)
                 self._places.append(_Place(sight.row, c, sight.size, point, best, self._overlaps(heat, own)))
+                overlap = 0.0 if best is None else float(best_iou(np.array([best]), [own])[0])
+                hit = bool(points_inside(np.array([point], np.float64), [own], self.tolerance)[0])
+                self.extremes.take(c, Placed(sight.row, sight.size, score, overlap, hit, best, own, reduced(heat)))
 
     def _overlaps(self, heat: Heat, own: Boxes) -> list[float]:
         """IoU of the largest part at each threshold of the curve with the true box that it fits best."""

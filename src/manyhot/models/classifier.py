@@ -164,9 +164,9 @@ def create_classifier(model: recipe.Model, n_classes: int, crops: int | None = 1
     if model.frozen:
         backbone.freeze()
     if model.localizer is not None:
-        from manyhot.models.localizer import create_localizer  # it extends this module
+        from manyhot.models.localizer import create_localizer, localizers  # they extend this module
 
-        return create_localizer(backbone, pooling, crop_pooling, n_classes, model.localizer)
+        return create_localizer(backbone, pooling, crop_pooling, n_classes, localizers.build(model.localizer))
     head = Head(
         pooling.width(backbone.channels),
         n_classes,

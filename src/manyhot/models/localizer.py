@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import cast
 
+from pydantic import Field
 from torch import Tensor, nn
 
-from manyhot import recipe
 from manyhot.errors import UserError
 from manyhot.models.backbones import Backbone
 from manyhot.models.classifier import Classifier
@@ -14,14 +15,58 @@ from manyhot.models.crop_pooling import CropPooling
 from manyhot.models.geometry import Geometry, compose
 from manyhot.models.head import ScoreHead
 from manyhot.models.pooling import Pooling
+from manyhot.registry import Part, Registry
+
+
+class Scoring(Part):
+    """The layers that score cells, whose weights start from Xavier's uniform distribution and whose biases from zero.
+
+    Source of the former: Glorot and Bengio, AISTATS 2010, equation 16.
+    """
+
+    @abstractmethod
+    def layers(self, channels: int, n_classes: int) -> nn.Sequential:
+        """From a map of so many channels to scores of the classes."""
+
+
+localizers: Registry[Scoring] = Registry("localizer", "model.localizer")
+
+
+@localizers.register("convolutions")
+class Convolutions(Scoring):
+    """Convolution 3×3 without padding, ReLU, 1×1, ReLU, 1×1 to the classes: sees the neighbours of a cell too."""
+
+    width: int = Field(256, ge=1, description="channels of the two hidden convolutions")
+
+    def layers(self, channels: int, n_classes: int) -> nn.Sequential:
+        """Five layers; the map loses one cell on every side."""
+        first, second = nn.Conv2d(channels, self.width, 3), nn.Conv2d(self.width, self.width, 1)
+        return _xavier(nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Conv2d(self.width, n_classes, 1)))
+
+
+@localizers.register("linear")
+class Linear(Scoring):
+    """A 1×1 convolution: cells of the backbone's map are scored as they are."""
+
+    def layers(self, channels: int, n_classes: int) -> nn.Sequential:
+        """One layer."""
+        return _xavier(nn.Sequential(nn.Conv2d(channels, n_classes, 1)))
+
+
+def _xavier(layers: nn.Sequential) -> nn.Sequential:
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.xavier_uniform_(layer.weight)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+    return layers
 
 
 class Localizer(Classifier):
     """Images to logits by way of a score map: backbone, convolutions down to one channel a class, pooling.
 
     The map says where a class is in the very numbers that its logit is made of; with maximum pooling the logit is the
-    score of one place. The convolutions start from Xavier's uniform distribution (Glorot and Bengio, AISTATS 2010,
-    equation 16) and zero biases.
+    score of one place.
 
     Source: Oquab et al., Is object localization for free?, CVPR 2015, section 3.
 
@@ -65,7 +110,7 @@ class Localizer(Classifier):
 
 
 def create_localizer(
-    backbone: Backbone, pooling: Pooling, crop_pooling: CropPooling, n_classes: int, settings: recipe.Localizer
+    backbone: Backbone, pooling: Pooling, crop_pooling: CropPooling, n_classes: int, scoring: Scoring
 ) -> Localizer:
     """The localizer that a recipe's `model.localizer` describes, on a backbone.
 
@@ -77,22 +122,5 @@ def create_localizer(
     if crop_pooling.joins:
         raise UserError("model.localizer has no features of crops to join.", remedy="Set model.crop_pooling=max.")
     return Localizer(
-        backbone,
-        scoring_layers(backbone.channels, settings.width, n_classes),
-        pooling,
-        ScoreHead(n_classes, crop_pooling),
+        backbone, scoring.layers(backbone.channels, n_classes), pooling, ScoreHead(n_classes, crop_pooling)
     )
-
-
-def scoring_layers(channels: int, width: int | None, n_classes: int) -> nn.Sequential:
-    """Convolution 3×3 without padding, ReLU, 1×1, ReLU, 1×1 to the classes; without a width the last alone."""
-    layers: list[nn.Module] = []
-    if width is not None:
-        layers = [nn.Conv2d(channels, width, 3), nn.ReLU(), nn.Conv2d(width, width, 1), nn.ReLU()]
-    scoring = nn.Sequential(*layers, nn.Conv2d(width or channels, n_classes, 1))
-    for layer in scoring:
-        if isinstance(layer, nn.Conv2d):
-            nn.init.xavier_uniform_(layer.weight)
-            assert layer.bias is not None
-            nn.init.zeros_(layer.bias)
-    return scoring
