@@ -164,7 +164,7 @@ class Finder:
 def positive_pairs(manifest: Manifest) -> dict[tuple[int, int], Boxes]:
     """True boxes [K, 4] of each (row, class) whose label is 1 and whose boxes are known."""
     true_boxes, ids, classes = manifest.objects().places(), manifest.ids, manifest.classes
-    found = {}
+    found: dict[tuple[int, int], Boxes] = {}
     for row, c in np.argwhere(manifest.labels == 1).tolist():
         own = true_boxes.get((ids[row], classes[c]))
         if own is not None:
