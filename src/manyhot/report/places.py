@@ -136,5 +136,5 @@ def _picture(path: Path, placed: Placed) -> str:
     if placed.box is not None:
         outline(shown, np.array([placed.box]) * ratio, FOUND)
     buffer = io.BytesIO()
-    shown.save(buffer, "JPEG", quality=80, optimize=True)
+    shown.save(buffer, "JPEG", quality=80, optimize=True, subsampling=0)  # thin lines keep their colours
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
