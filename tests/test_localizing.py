@@ -251,7 +251,9 @@ def test_boxes_are_snapped_to_proposals(run: Path, boxed: Manifest, tmp_path: Pa
     assert "not a table of proposals" in err
 
 
-def test_grabcut_redraws_boxes_or_says_what_is_missing(run: Path, call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_grabcut_redraws_boxes_or_says_what_is_missing(
+    run: Path, tmp_path: Path, call, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
     code, _, err = call("localize", run, "--split", "test", "--grabcut")
     assert code == 2
@@ -259,3 +261,10 @@ def test_grabcut_redraws_boxes_or_says_what_is_missing(run: Path, call, monkeypa
     monkeypatch.undo()
     pytest.importorskip("cv2")
     assert "redrawn by GrabCut" in summarize(localize(run, "test", grabcut=True).metrics)
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    table = choose_places(copy, "val", boxes="mass", grabcut=True)
+    metrics = localize(copy, "val").metrics
+    assert metrics["method"]["grabcut"]
+    assert metrics["corloc"] == pytest.approx(max(choice.corloc for choice in table))
+    assert not localize(copy, "val", heatmap="gradcam").metrics["method"]["grabcut"]

@@ -361,10 +361,18 @@ def localize(
 
     manifest = _other_data(run, data, kind)
     if choose:
-        if threshold is not None or proposals is not None or grabcut:
-            raise UserError("--choose finds the threshold, of boxes as the rule draws them.", remedy="Leave the rest.")
+        if threshold is not None or proposals is not None:
+            raise UserError("--choose finds the threshold, without proposals.", remedy="Leave out the other option.")
         table = localizing.choose_places(
-            run, split, manifest=manifest, heatmap=heatmap, boxes=boxes, crops=crops, flip=flip, on_error=on_error
+            run,
+            split,
+            manifest=manifest,
+            heatmap=heatmap,
+            boxes=boxes,
+            crops=crops,
+            flip=flip,
+            grabcut=grabcut,
+            on_error=on_error,
         )
         typer.echo(f"{localizing.describe_choice(table)}\nstored with the model: localize takes it from there")
         return

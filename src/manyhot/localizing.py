@@ -99,6 +99,8 @@ def localize(
         raise UserError(f"--tolerance {tolerance:g} is out of range.", remedy="Give pixels, 0 or more.")
     task = _open(path, split, manifest, heatmap, boxes, threshold, crops, flip=flip)
     part, bundle, look, rule = task.part, task.bundle, task.look, task.rule
+    stored = bundle.config.places
+    grabcut = grabcut or (task.stored and stored is not None and stored.grabcut)
     refiners: list[Refiner] = [GrabCut(part.paths)] if grabcut else []
     proposed = None if proposals is None else read_proposals(Path(proposals), part.ids)
     if proposed is not None:
@@ -125,7 +127,6 @@ def localize(
         "crops": bundle.config.describe_input(look.preprocessing),
     }
     detections = finder.detections({**source, **{key: str(value) for key, value in method.items()}})
-    stored = bundle.config.places
     metrics = {
         **finder.measures(detections),
         "method": method,
@@ -153,6 +154,7 @@ def choose_places(
     boxes: str | None = None,
     crops: str | None = None,
     flip: bool = False,
+    grabcut: bool = False,
     on_error: str | None = None,
 ) -> list[Choice]:
     """Choose box rule and threshold on a split whose true boxes are known, and store them with the model.
@@ -168,6 +170,7 @@ def choose_places(
         boxes: the box rule whose threshold is chosen; None: the rule too.
         crops: other views than in training.
         flip: average the maps with those of the mirrored views.
+        grabcut: draw every box anew by GrabCut, at every threshold: slow, name a rule.
         on_error: as `localize`.
 
     Returns:
@@ -182,7 +185,7 @@ def choose_places(
     pairs = positive_pairs(part)
     if not pairs:
         raise UserError(f"no picture of split '{part.splits[0]}' has a true box to choose by.", file=part.root)
-    chooser = Chooser(rules, pairs)
+    chooser = Chooser(rules, pairs, [GrabCut(part.paths)] if grabcut else [])
     for sight in look.at(part.paths, lambda row, scores: [c for c in range(len(scores)) if (row, c) in pairs]):
         chooser.take(sight)
     _report_damaged(part, look.damaged, on_error or task.on_error)
@@ -193,6 +196,7 @@ def choose_places(
         boxes=_setting(box_rules, best.rule),
         crops=task.crops,
         flip=flip,
+        grabcut=grabcut,
         split=part.splits[0],
         n_pairs=len(pairs),
         corloc=best.corloc,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from manyhot.localization.boxes import BoxRule, relative
+from manyhot.localization.finding import Refiner
 from manyhot.localization.looking import Sight
 from manyhot.metrics.localization import best_iou, corloc
 from manyhot.metrics.overlap import Boxes
@@ -26,9 +27,13 @@ class Chooser:
     Arguments:
         rules: those to choose among.
         objects: true boxes [K, 4] of each positive (row, class) pair.
+        refiners: what is done to the boxes of every rule, one after the other.
     """
 
-    def __init__(self, rules: Sequence[BoxRule], objects: dict[tuple[int, int], Boxes]) -> None:
+    def __init__(
+        self, rules: Sequence[BoxRule], objects: dict[tuple[int, int], Boxes], refiners: Sequence[Refiner] = ()
+    ) -> None:
+        self._refiners = tuple(refiners)
         self._tried = [rule.at(threshold) for rule in rules for threshold in rule.candidates]
         self._objects = objects
         self._overlaps: list[list[float]] = [[] for _ in self._tried]
@@ -40,7 +45,9 @@ class Chooser:
             if own is None:
                 continue
             for overlaps, rule in zip(self._overlaps, self._tried, strict=True):
-                found = rule.find(heat)
+                found = rule.find(heat)[:1]
+                for refiner in self._refiners:
+                    found = refiner.refine(sight.row, heat, found)
                 overlaps.append(float(best_iou(np.array([found[0].corners]), [own])[0]) if found else 0.0)
 
     @property

@@ -52,6 +52,7 @@ class PlaceRule(BaseModel):
         boxes: a box rule part, with the threshold chosen.
         crops: the views that were looked at, as a recipe's `input.crops`; None: those of the preprocessing.
         flip: mirrored views were looked at too.
+        grabcut: boxes were redrawn by GrabCut.
         split: whose boxes were used.
         n_pairs: number of its positive (picture, class) pairs with boxes.
         corloc: of the rule on that split, 0…1.
@@ -64,6 +65,7 @@ class PlaceRule(BaseModel):
     boxes: dict[str, Any]
     crops: dict[str, Any] | None = None
     flip: bool = False
+    grabcut: bool = False
     split: str
     n_pairs: int
     corloc: float
