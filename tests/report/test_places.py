@@ -60,8 +60,8 @@ def page(tmp_path: Path) -> str:
 
 def test_best_and_worst_are_shown_each_once(page: str) -> None:
     assert [float(value) for value in re.findall(r'class="score">([\d.]+)', page)] == [0.9, 0.7, 0.0, 0.4]
-    assert page.count("point hit") == 2
-    assert page.count("point missed") == 2
+    assert page.count("</i>hit") == 2
+    assert page.count("</i>missed") == 2
     assert page.count("<b>damaged</b>") == 1
     assert page.count("<article") == 1  # a class without a placed picture has none
 

@@ -54,19 +54,26 @@ class Extremes:
         self._worst: dict[int, list[tuple[float, int, Placed]]] = {}
 
     def take(self, class_: int, placed: Placed) -> None:
-        """One more picture of a class; among equal ones the earlier rows are kept."""
-        for kept, key in ((self._best, -placed.iou), (self._worst, placed.iou)):
+        """One more picture of a class; of equal ones the earlier rows count as the better placed."""
+        for kept, key in (
+            (self._best, (-placed.iou, placed.row)),
+            (self._worst, (placed.iou, -placed.row)),
+        ):
             own = kept.setdefault(class_, [])
-            entry = (key, placed.row, placed)
+            entry = (*key, placed)
             if len(own) < self.number or entry[:2] < own[-1][:2]:
                 bisect.insort(own, entry, key=lambda one: one[:2])
                 del own[self.number :]
 
     def ends(self, class_: int) -> tuple[list[Placed], list[Placed]]:
-        """The best placed pictures of a class, best first, and the worst, worst first; no picture in both."""
-        best = [placed for _, _, placed in self._best.get(class_, ())]
-        shown = {placed.row for placed in best}
-        return best, [placed for _, _, placed in self._worst.get(class_, ()) if placed.row not in shown]
+        """The best placed pictures of a class, best first, and the worst, worst first; no picture in both.
+
+        Of fewer pictures than both ends hold, half go to each.
+        """
+        kept = {placed.row: placed for ends in (self._best, self._worst) for _, _, placed in ends.get(class_, ())}
+        ordered = sorted(kept.values(), key=lambda placed: (-placed.iou, placed.row))
+        half = min(self.number, -(-len(ordered) // 2))
+        return ordered[:half], ordered[half:][::-1]
 
 
 def reduced(heat: Heat) -> NDArray[np.uint8]:
