@@ -27,7 +27,7 @@ from numpy.typing import NDArray  # noqa: E402
 
 from manyhot.data.manifest import Manifest  # noqa: E402
 from manyhot.data.sources import open_source  # noqa: E402
-from manyhot.localization.boxes import BoxRule, Components, Extreme, Largest, fixed, relative  # noqa: E402
+from manyhot.localization.boxes import BoxRule, Components, Extreme, Largest, Mass, fixed, relative  # noqa: E402
 from manyhot.localization.looking import Sight  # noqa: E402
 from manyhot.localization.placing import hottest_point  # noqa: E402
 from manyhot.localizing import look_with  # noqa: E402
@@ -54,6 +54,8 @@ def rules() -> Iterator[tuple[str, BoxRule]]:
     for threshold in THRESHOLDS:
         yield f"largest {threshold:g}", Largest(threshold=threshold)
         yield f"extreme {threshold:g}", Extreme(threshold=threshold)
+    for tail in Mass().candidates:
+        yield f"mass {tail:g}", Mass(threshold=tail)
     yield "components .1 .2 .3 .5", Components()
 
 

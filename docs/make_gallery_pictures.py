@@ -1,8 +1,8 @@
 """Take the pictures of the gallery for README and docs from the real page.
 
 Run `python docs/make_gallery_pictures.py demo test three 416 other` after `make demo` and `manyhot localize demo
---split test`: an evaluated run, its split, the class and the number of the picture to show, and a second run to compare.
-Needs Chromium and playwright (the `dev` extra).
+--split test`: an evaluated run, its split, the class and the number of the picture to show, and a second run to
+compare. Needs Chromium and playwright (the `dev` extra).
 """
 
 from __future__ import annotations

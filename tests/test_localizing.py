@@ -14,12 +14,14 @@ import pytest
 import manyhot
 from manyhot.cli import main
 from manyhot.data.manifest import Manifest
-from manyhot.localizing import localize, summarize
+from manyhot.localization.finding import positive_pairs
+from manyhot.localizing import choose_places, localize, summarize
 from manyhot.metrics.detection import detection_ap
+from manyhot.models.bundle import load_bundle
 
 KEYS = {
     "n_images", "n_pairs", "n_pairs_without_box", "pointing", "corloc", "mean_corloc", "detection", "max_box_acc",
-    "classes", "baselines", "method", "split", "label_rule", "bundle_sha256", "crops", "damaged",
+    "classes", "baselines", "method", "split", "label_rule", "bundle_sha256", "crops", "damaged", "chosen_here",
 }  # fmt: skip
 
 
@@ -106,6 +108,8 @@ def test_the_verb_in_a_process_of_its_own(run: Path) -> None:
         "threshold": 0.4,
         "settings": {"heatmap": {"step": 8, "reach": 0, "batch": 32}, "boxes": {"threshold": 0.4}},
         "flip": True,
+        "grabcut": False,
+        "proposals": None,
         "min_score": 0.2,
     }
 
@@ -124,6 +128,9 @@ def test_the_verb_in_a_process_of_its_own(run: Path) -> None:
         (["--split", "tset"], "split 'tset' holds no images"),
         (["--crops", "six"], "unknown way to crop 'six'"),
         (["--source", "voc"], "--source says how to read --data"),
+        (["--choose", "--threshold", "0.2"], "--choose finds the threshold"),
+        (["--boxes", "mass", "--threshold", "0.6"], "leaves no box"),
+        (["--proposals", "no.parquet"], "no.parquet: there is no such file"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(run: Path, call, arguments: list[str], said: str) -> None:
@@ -162,3 +169,82 @@ def test_damaged_pictures_stop_the_work_or_are_left_out(run: Path, boxed: Manife
     assert code == 0
     assert "left out as damaged" in out
     assert "11 images" in out
+
+
+def test_a_choice_is_the_best_of_its_table_is_stored_and_used(run: Path, boxed: Manifest, tmp_path: Path, call) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    table = choose_places(copy, heatmap="cam", flip=True)
+    assert {type(choice.rule).__name__ for choice in table} == {"Components", "Extreme", "Largest", "Mass"}
+    best = max(table, key=lambda choice: choice.corloc)
+    stored = load_bundle(copy / "model").config.places
+    assert stored is not None
+    assert stored.corloc == best.corloc
+    assert (stored.split, stored.flip, stored.heatmap) == ("train", True, {"name": "cam"})
+    assert stored.n_pairs == len(positive_pairs(boxed.split("train")))
+    metrics = localize(copy, "train").metrics
+    assert metrics["corloc"] == pytest.approx(stored.corloc)
+    assert metrics["chosen_here"]
+    assert "optimistic: the box rule was chosen" in summarize(metrics)
+    other = localize(copy, "test").metrics
+    assert not other["chosen_here"]
+    assert other["method"]["heatmap"] == "cam"
+    assert other["method"]["flip"]
+    assert localize(copy, "test", heatmap="gradcam").metrics["method"]["boxes"] == "extreme"
+    code, out, err = call("localize", copy, "--choose", "--boxes", "mass", "--split", "val")
+    assert (code, err) == (0, "")
+    assert out.startswith("chosen: mass at ")
+    again = load_bundle(copy / "model").config.places
+    assert again is not None
+    assert (again.boxes["name"], again.split) == ("mass", "val")
+
+
+def test_a_split_without_boxes_chooses_nothing(run: Path, tiny_table: Path, call) -> None:
+    code, _, err = call("localize", run, "--choose", "--data", tiny_table)
+    assert code == 2
+    assert "no picture of split 'train' has a true box to choose by" in err
+
+
+def test_boxes_are_snapped_to_proposals(run: Path, boxed: Manifest, tmp_path: Path, call) -> None:
+    part = boxed.split("test")
+    objects = part.objects()
+    columns = {name: objects.boxes[:, i] for i, name in enumerate(("x0", "y0", "x1", "y1"))}
+    table = tmp_path / "proposals.parquet"
+    pl.DataFrame({"id": objects.ids, **columns}).write_parquet(table)
+    metrics = localize(run, "test", proposals=table).metrics
+    assert metrics["baselines"]["best_proposal"]["corloc"] == 1  # the proposals are the true boxes
+    true = {(id_, *map(float, box)) for id_, box in zip(objects.ids, objects.boxes, strict=True)}
+    places = pl.read_parquet(run / "localization" / "test" / "places.parquet")
+    snapped = set(places.select("id", "x0", "y0", "x1", "y1").iter_rows()) & true
+    assert snapped
+    assert "snapped to proposals.parquet" in summarize(metrics)
+    pl.DataFrame({"id": ["x"], "x0": [0.0], "y0": [0.0], "x1": [3.0], "y1": [0.0]}).write_parquet(table)
+    code, _, err = call("localize", run, "--split", "test", "--proposals", table)
+    assert code == 2
+    assert "row 0: x1 must be greater than x0" in err
+    pl.DataFrame({"id": ["x"], "x0": [0.0], "y0": [0.0], "x1": [3.0], "y1": [2.0]}).write_parquet(table)
+    code, _, err = call("localize", run, "--split", "test", "--proposals", table)
+    assert "no box for any of these 12 pictures" in err
+    table.write_bytes(b"no table")
+    code, _, err = call("localize", run, "--split", "test", "--proposals", table)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "not a table of proposals" in err
+
+
+def test_grabcut_redraws_boxes_or_says_what_is_missing(
+    run: Path, tmp_path: Path, call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    code, _, err = call("localize", run, "--split", "test", "--grabcut")
+    assert code == 2
+    assert "pip install 'manyhot[proposals]'" in err
+    monkeypatch.undo()
+    pytest.importorskip("cv2")
+    assert "redrawn by GrabCut" in summarize(localize(run, "test", grabcut=True).metrics)
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    table = choose_places(copy, "val", boxes="mass", grabcut=True)
+    metrics = localize(copy, "val").metrics
+    assert metrics["method"]["grabcut"]
+    assert metrics["corloc"] == pytest.approx(max(choice.corloc for choice in table))
+    assert not localize(copy, "val", heatmap="gradcam").metrics["method"]["grabcut"]

@@ -350,34 +350,62 @@ def localize(
     run: RunFolder,
     split: Annotated[str | None, typer.Option(help="Split to look at; by default the recipe's val split.")] = None,
     data: Annotated[str | None, typer.Option(help="Other data with the same classes. " + SOURCE_HELP)] = None,
-    heatmap: Annotated[str, typer.Option(help="cam, contributions, gradcam, layercam or occlusion.")] = "gradcam",
-    boxes: Annotated[str, typer.Option(help="largest, components or extreme.")] = "extreme",
-    threshold: Annotated[float | None, typer.Option(help="Share of a map's maximum that is inside a box.")] = None,
+    heatmap: Annotated[
+        str | None, typer.Option(help="cam, gradcam, saliency or another; else as chosen, or gradcam.")
+    ] = None,
+    boxes: Annotated[
+        str | None, typer.Option(help="largest, components, extreme or mass; else as chosen, or extreme.")
+    ] = None,
+    threshold: Annotated[float | None, typer.Option(help="Of the box rule: what share is inside, or outside.")] = None,
     crops: Annotated[str | None, typer.Option(help="Other views than in training, as a recipe's input.crops.")] = None,
     flip: Annotated[bool, typer.Option("--flip", help="Average with the maps of mirrored views.")] = False,
+    choose: Annotated[
+        bool, typer.Option("--choose", help="Choose box rule and threshold by true boxes, on train, and store them.")
+    ] = False,
+    proposals: Annotated[Path | None, typer.Option(help="Table of boxes (.parquet) to snap to.")] = None,
+    grabcut: Annotated[bool, typer.Option("--grabcut", help="Draw boxes anew by the picture's colours.")] = False,
     min_score: Annotated[float, typer.Option(help="Classes scored below give no boxes.")] = 0.01,
     tolerance: Annotated[float, typer.Option(help="Pixels by which a point may miss a box.")] = 18.0,
     on_error: Skip = None,
     kind: Kind = None,
 ) -> None:
     """Say where in the pictures the classes are, and measure it by the true boxes."""
-    from manyhot.localizing import localize as run_localization
-    from manyhot.localizing import summarize as summarize_places
+    from manyhot import localizing
 
-    found = run_localization(
+    manifest = _other_data(run, data, kind)
+    if choose:
+        if threshold is not None or proposals is not None:
+            raise UserError("--choose finds the threshold, without proposals.", remedy="Leave out the other option.")
+        table = localizing.choose_places(
+            run,
+            split,
+            manifest=manifest,
+            heatmap=heatmap,
+            boxes=boxes,
+            crops=crops,
+            flip=flip,
+            grabcut=grabcut,
+            on_error=on_error,
+        )
+        typer.echo(f"{localizing.describe_choice(table)}\nstored with the model: localize takes it from there")
+        return
+    found = localizing.localize(
         run,
         split,
-        manifest=_other_data(run, data, kind),
+        manifest=manifest,
         heatmap=heatmap,
         boxes=boxes,
         threshold=threshold,
         crops=crops,
         flip=flip,
+        proposals=proposals,
+        grabcut=grabcut,
         min_score=min_score,
         tolerance=tolerance,
         on_error=on_error,
     )
-    typer.echo(f"{summarize_places(found.metrics)}\ndetections: {found.folder / 'detections.parquet'}")
+    typer.echo(f"{localizing.summarize(found.metrics)}\ndetections: {found.folder / 'detections.parquet'}")
+    typer.echo(f"report: {found.report}")
 
 
 @app.command()

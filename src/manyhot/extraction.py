@@ -19,6 +19,7 @@ from manyhot.inference.feature_store import Features
 from manyhot.inference.features import Extraction
 from manyhot.models.bundle import load_bundle
 from manyhot.models.classifier import create_classifier
+from manyhot.models.localizer import Localizer
 from manyhot.recipe import Recipe, load_recipe
 from manyhot.training.setup import INIT, derive_seed
 
@@ -95,7 +96,7 @@ def extract_features(
 
     Raises:
         UserError: no such run or recipe, weights that cannot be had, an empty split, damaged pictures, changes to a run
-            that is trained already.
+            that is trained already, a localizer.
     """
     sound, _ = sound_rows(manifest.split(split) if split else manifest, on_error)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -107,6 +108,10 @@ def extract_features(
         extraction = Extraction(bundle.model, bundle.config.preprocessing, device=device, workers=workers)
     else:
         extraction = _untrained(load_recipe(str(source), overrides), len(manifest.classes), device, workers)
+    if isinstance(extraction.classifier, Localizer):
+        raise UserError(
+            "a localizer pools scores: it has no features.", remedy="Give a recipe or a run without model.localizer."
+        )
     extraction.classifier.to(device).to(memory_format=torch.channels_last)
     (features,) = extraction.compute(sound.paths)
     return FeatureTable(sound, features, extraction.preprocessing.describe())

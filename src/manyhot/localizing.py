@@ -6,7 +6,7 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -18,16 +18,20 @@ from manyhot.data.manifest import Manifest
 from manyhot.detections import Detections
 from manyhot.errors import UserError
 from manyhot.inference.predict import activate
-from manyhot.localization.boxes import box_rules
-from manyhot.localization.finding import MIN_SCORE, Finder
-from manyhot.localization.heatmaps import heat_maps
+from manyhot.localization.boxes import BoxRule, Extreme, box_rules
+from manyhot.localization.choosing import Choice, Chooser
+from manyhot.localization.finding import MIN_SCORE, Finder, Refiner, positive_pairs
+from manyhot.localization.grabcut import GrabCut
+from manyhot.localization.heatmaps import GradCAM, HeatMap, heat_maps
 from manyhot.localization.looking import Look
+from manyhot.localization.proposals import Snapping, read_proposals
 from manyhot.metrics.localization import TOLERANCE
-from manyhot.models.bundle import Bundle, load_bundle
+from manyhot.models.bundle import Bundle, PlaceRule, digest_ids, load_bundle, write_config
 from manyhot.models.geometry import Geometry
 from manyhot.recipe import parse_recipe
 from manyhot.registry import Part, Registry
-from manyhot.runs import open_run
+from manyhot.report.places import write_places_report
+from manyhot.runs import Run, open_run
 
 log = logging.getLogger("manyhot")
 P = TypeVar("P", bound=Part)
@@ -41,11 +45,13 @@ class Localization:
         metrics: the content of metrics.json (docs/localization.md).
         detections: the boxes.
         folder: of metrics.json, detections.parquet and places.parquet.
+        report: the page of the best and worst placed pictures.
     """
 
     metrics: dict[str, Any]
     detections: Detections
     folder: Path
+    report: Path
 
 
 def localize(
@@ -53,11 +59,13 @@ def localize(
     split: str | None = None,
     *,
     manifest: Manifest | None = None,
-    heatmap: str = "gradcam",
-    boxes: str = "extreme",
+    heatmap: str | None = None,
+    boxes: str | None = None,
     threshold: float | None = None,
     crops: str | None = None,
     flip: bool = False,
+    proposals: str | Path | None = None,
+    grabcut: bool = False,
     min_score: float = MIN_SCORE,
     tolerance: float = TOLERANCE,
     on_error: str | None = None,
@@ -68,51 +76,52 @@ def localize(
         path: the run folder.
         split: split name; None is the recipe's val split.
         manifest: other data than the run was trained on; its classes must be the model's.
-        heatmap: a heat map, by name or as `{name: occlusion, step: 32}`.
-        boxes: a box rule, likewise.
-        threshold: share of the maximum above which a map is in a box; None is the rule's own.
+        heatmap: a heat map, by name or as `{name: occlusion, step: 32}`; None: what `choose_places` stored with the
+            model, with its boxes and views, else gradcam.
+        boxes: a box rule, likewise; None: the stored one where the heat map is too, else extreme.
+        threshold: of the box rule; None is the rule's own.
         crops: other views than in training, as a recipe's `input.crops`: `{name: scales, sizes: [320, 448]}`.
         flip: average the maps with those of the mirrored views.
+        proposals: Parquet table of boxes (id, x0, y0, x1, y1) that those found are snapped to; the best of them is
+            measured as an oracle.
+        grabcut: draw every box anew by GrabCut, before it is snapped.
         min_score: classes scored below give no detections.
         tolerance: pixels by which the hottest point may miss a true box.
         on_error: "stop" or "skip" at damaged pictures; None is the recipe's.
 
     Raises:
-        UserError: no run or no trained model there, an empty split, other classes, an unknown part, damaged pictures.
+        UserError: no run or no trained model there, an empty split, other classes, an unknown part, damaged pictures,
+            a table of proposals that is none, or GrabCut without OpenCV.
     """
-    heat_map, rule = read_part(heat_maps, heatmap), read_part(box_rules, boxes)
-    if threshold is not None:
-        if not 0 < threshold <= 1:
-            raise UserError(f"--threshold {threshold:g} is out of range.", remedy="Give a share above 0, up to 1.")
-        rule = rule.at(threshold)
     if not 0 <= min_score < 1:
         raise UserError(f"--min-score {min_score:g} is out of range.", remedy="Give 0 or more, under 1.")
     if not 0 <= tolerance < float("inf"):
         raise UserError(f"--tolerance {tolerance:g} is out of range.", remedy="Give pixels, 0 or more.")
-    run = open_run(Path(path))
-    overrides = [] if crops is None else [f"evaluation.crops={crops}"]
-    recipe = parse_recipe(run.recipe.read_text(encoding="utf-8"), str(run.recipe), overrides)
-    split = split or recipe.data.val_split
-    part = (manifest or Manifest.load(run.manifest)).split(split)
-    bundle = load_bundle(run.model)
-    if part.classes != bundle.config.classes:
-        raise UserError("the data's classes are not the model's.", file=part.root)
-    look = look_with(bundle, heatmap, recipe.evaluation.crops, flip=flip, workers=recipe.training.workers)
-    finder = Finder(part, rule, min_score=min_score, tolerance=tolerance)
+    task = _open(path, split, manifest, heatmap, boxes, threshold, crops, flip=flip)
+    part, bundle, look, rule = task.part, task.bundle, task.look, task.rule
+    stored = bundle.config.places
+    grabcut = grabcut or (task.stored and stored is not None and stored.grabcut)
+    refiners: list[Refiner] = [GrabCut(part.paths)] if grabcut else []
+    proposed = None if proposals is None else read_proposals(Path(proposals), part.ids)
+    if proposed is not None:
+        refiners.append(Snapping(proposed))
+    finder = Finder(part, rule, min_score=min_score, tolerance=tolerance, refiners=refiners, proposals=proposed)
     for sight in look.at(part.paths, finder.wanted):
         finder.take(sight)
-    _report_damaged(part, look.damaged, on_error or recipe.data.on_error)
-    settings = {"heatmap": heat_map.model_dump(mode="json"), "boxes": rule.model_dump(mode="json")}
+    _report_damaged(part, look.damaged, on_error or task.on_error)
+    settings = {"heatmap": look.heat_map.model_dump(mode="json"), "boxes": rule.model_dump(mode="json")}
     method = {
-        "heatmap": heat_maps.name_of(heat_map),
+        "heatmap": heat_maps.name_of(look.heat_map),
         "boxes": box_rules.name_of(rule),
         "threshold": settings["boxes"].get("threshold", settings["boxes"].get("thresholds")),
         "settings": settings,
-        "flip": flip,
+        "flip": look.flip,
+        "grabcut": grabcut,
+        "proposals": None if proposals is None else Path(proposals).name,
         "min_score": min_score,
     }
     source = {
-        "split": split,
+        "split": part.splits[0],
         "label_rule": part.label_rule,
         "bundle_sha256": bundle.sha256,
         "crops": bundle.config.describe_input(look.preprocessing),
@@ -121,20 +130,168 @@ def localize(
     metrics = {
         **finder.measures(detections),
         "method": method,
+        "chosen_here": task.stored and stored is not None and stored.ids_sha256 == digest_ids(part.ids),
         **source,
         "damaged": [part.ids[row] for row, _ in look.damaged],
     }
-    folder = run.localization(split)
+    folder = task.run.localization(part.splits[0])
     detections.save(folder / "detections.parquet")
     with atomic_path(folder / "places.parquet") as temporary:
         finder.places_table().write_parquet(temporary)
     write_text(folder / "metrics.json", json.dumps(metrics, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
-    return Localization(metrics, detections, folder)
+    report = write_places_report(
+        folder, part, metrics, finder.extremes, title=f"{task.name}: places in {part.splits[0]}"
+    )
+    return Localization(metrics, detections, folder, report)
+
+
+def choose_places(
+    path: str | Path,
+    split: str | None = None,
+    *,
+    manifest: Manifest | None = None,
+    heatmap: str | None = None,
+    boxes: str | None = None,
+    crops: str | None = None,
+    flip: bool = False,
+    grabcut: bool = False,
+    on_error: str | None = None,
+) -> list[Choice]:
+    """Choose box rule and threshold on a split whose true boxes are known, and store them with the model.
+
+    `localize` takes them from there, unless it is told otherwise. True boxes are used for these two choices alone; the
+    network has seen none.
+
+    Arguments:
+        path: the run folder.
+        split: split name; None is the recipe's train split.
+        manifest: other data than the run was trained on.
+        heatmap: a heat map; None: gradcam.
+        boxes: the box rule whose threshold is chosen; None: the rule too.
+        crops: other views than in training.
+        flip: average the maps with those of the mirrored views.
+        grabcut: draw every box anew by GrabCut, at every threshold: slow, name a rule.
+        on_error: as `localize`.
+
+    Returns:
+        Every rule at every threshold that was tried; the best is stored.
+
+    Raises:
+        UserError: as `localize`; no positive picture with true boxes.
+    """
+    task = _open(path, split, manifest, heatmap or "gradcam", boxes, None, crops, flip=flip, default="train")
+    part, look = task.part, task.look
+    rules = [task.rule] if boxes is not None else [kind() for _, kind in box_rules]
+    pairs = positive_pairs(part)
+    if not pairs:
+        raise UserError(f"no picture of split '{part.splits[0]}' has a true box to choose by.", file=part.root)
+    chooser = Chooser(rules, pairs, [GrabCut(part.paths)] if grabcut else [])
+    for sight in look.at(part.paths, lambda row, scores: [c for c in range(len(scores)) if (row, c) in pairs]):
+        chooser.take(sight)
+    _report_damaged(part, look.damaged, on_error or task.on_error)
+    best = chooser.best()
+    assert best is not None, "pairs were seen"
+    stored = PlaceRule(
+        heatmap=_setting(heat_maps, look.heat_map),
+        boxes=_setting(box_rules, best.rule),
+        crops=task.crops,
+        flip=flip,
+        grabcut=grabcut,
+        split=part.splits[0],
+        n_pairs=len(pairs),
+        corloc=best.corloc,
+        ids_sha256=digest_ids(part.ids),
+    )
+    with task.run.locked():
+        write_config(task.run.model, task.bundle.config.model_copy(update={"places": stored}))
+    return chooser.table
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What both verbs work with."""
+
+    run: Run
+    part: Manifest
+    bundle: Bundle
+    look: Look
+    rule: BoxRule
+    crops: dict[str, Any] | None
+    on_error: str
+    name: str
+    stored: bool
+
+
+def _open(
+    path: str | Path,
+    split: str | None,
+    manifest: Manifest | None,
+    heatmap: str | None,
+    boxes: str | None,
+    threshold: float | None,
+    crops: str | None,
+    *,
+    flip: bool,
+    default: Literal["train", "val"] = "val",
+) -> _Task:
+    """Read the run, and settle what is left open by what is stored with its model."""
+    named_map = None if heatmap is None else read_part(heat_maps, heatmap)
+    named_rule = None if boxes is None else read_part(box_rules, boxes)
+    if threshold is not None and not 0 < threshold <= 1:
+        raise UserError(f"--threshold {threshold:g} is out of range.", remedy="Give a share above 0, up to 1.")
+    run = open_run(Path(path))
+    recipe = parse_recipe(
+        run.recipe.read_text(encoding="utf-8"), str(run.recipe), [] if crops is None else [f"evaluation.crops={crops}"]
+    )
+    split = split or (recipe.data.val_split if default == "val" else recipe.data.train_split)
+    part = (manifest or Manifest.load(run.manifest)).split(split)
+    bundle = load_bundle(run.model)
+    if part.classes != bundle.config.classes:
+        raise UserError("the data's classes are not the model's.", file=part.root)
+    stored = bundle.config.places if heatmap is None else None
+    if stored is not None:
+        named_map = heat_maps.build(stored.heatmap)
+        flip = flip or stored.flip
+    from_store = stored is not None and named_rule is None
+    rule = named_rule or (box_rules.build(stored.boxes) if stored is not None else Extreme())
+    views = stored.crops if stored is not None and crops is None else recipe.evaluation.crops
+    look = look_with(bundle, named_map or GradCAM(), views, flip=flip, workers=recipe.training.workers)
+    return _Task(
+        run=run,
+        part=part,
+        bundle=bundle,
+        look=look,
+        rule=rule if threshold is None else rule.at(threshold),
+        crops=views,
+        on_error=recipe.data.on_error,
+        name=recipe.name,
+        stored=from_store,
+    )
+
+
+def _setting(registry: Registry[P], part: P) -> dict[str, Any]:
+    return {"name": registry.name_of(part), **part.model_dump(mode="json")}
+
+
+def describe_choice(table: list[Choice], kept: int = 3) -> str:
+    """The best thresholds of every rule, in lines for a terminal; the first line is what was stored."""
+    best = max(table, key=lambda choice: choice.corloc)
+    lines = [f"chosen: {_worded(best.rule)}, CorLoc {best.corloc:.3f}"]
+    for name in dict.fromkeys(box_rules.name_of(choice.rule) for choice in table):
+        own = sorted((c for c in table if box_rules.name_of(c.rule) == name), key=lambda c: -c.corloc)[:kept]
+        lines.append("  " + "; ".join(f"{_worded(choice.rule)} {choice.corloc:.3f}" for choice in own))
+    return "\n".join(lines)
+
+
+def _worded(rule: BoxRule) -> str:
+    settings = rule.model_dump(mode="json")
+    value = settings.get("threshold", settings.get("thresholds"))
+    return f"{box_rules.name_of(rule)} at {value[0] if isinstance(value, list) else value:g}"
 
 
 def look_with(
     bundle: Bundle,
-    heatmap: str,
+    heat_map: HeatMap | str,
     crops: dict[str, Any] | None = None,
     *,
     flip: bool = False,
@@ -161,7 +318,7 @@ def look_with(
         model=bundle.model.to(device).to(memory_format=torch.channels_last),
         geometry=Geometry(config.stride, config.offset),
         preprocessing=preprocessing,
-        heat_map=read_part(heat_maps, heatmap),
+        heat_map=read_part(heat_maps, heat_map) if isinstance(heat_map, str) else heat_map,
         to_scores=to_scores,
         flip=flip,
         workers=workers,
@@ -209,8 +366,12 @@ def summarize(metrics: dict[str, Any]) -> str:
         f"MaxBoxAcc {best}",
         f"detection mAP50 {_cell(boxes['map_50'])} (VOC07 {_cell(boxes['map_50_voc07'])}) {classes}",
         f"split {metrics['split']}, {metrics['n_images']} images; labels: {metrics['label_rule']}",
-        f"input: {metrics['crops']}; {_said(metrics['method'], 'heatmap')}; {_said(metrics['method'], 'boxes')}",
+        f"input: {metrics['crops']}; {_said(metrics['method'], 'heatmap')}; {_said(metrics['method'], 'boxes')}"
+        + (", redrawn by GrabCut" if metrics["method"]["grabcut"] else "")
+        + (f", snapped to {metrics['method']['proposals']}" if metrics["method"]["proposals"] else ""),
     ]
+    if metrics["chosen_here"]:
+        lines.append("optimistic: the box rule was chosen on these very pictures")
     if metrics["n_pairs_without_box"]:
         lines.append(f"{metrics['n_pairs_without_box']} positive pairs have no true box and are left out")
     if metrics["damaged"]:

@@ -107,8 +107,14 @@ class Model(Section):
     frozen: bool = Field(
         default=False, description="the backbone is not trained: no gradient, no BatchNorm update, always eval mode"
     )
+    localizer: OptionalSetting = Field(
+        None,
+        description="a localizer part: every cell of the map is scored for every class, then the scores are pooled; "
+        "null: features are pooled first",
+    )
     pooling: PoolingSetting = Field(
-        default={"name": "average"}, description="from the feature map to one vector: a pooling part"
+        default={"name": "average"},
+        description="from the feature map to one vector, or from the score map to logits: a pooling part",
     )
     crop_pooling: CropPoolingSetting = Field(
         default={"name": "max"}, description="from the logits of a picture's crops to its own: a crop pooling part"
@@ -118,6 +124,12 @@ class Model(Section):
         description="standardise pooled features by running mean and variance (BatchNorm without scale and shift)",
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability on pooled features")
+
+    @model_validator(mode="after")
+    def _localizer_pools_scores(self) -> Self:
+        if self.localizer is not None and (self.feature_norm or self.dropout):
+            raise ValueError("feature_norm and dropout are about pooled features, and a localizer pools scores")
+        return self
 
 
 class Input(Section):
@@ -283,6 +295,8 @@ class Recipe(Section):
         training = self.training
         if training.on_device and self.model.frozen and training.views:
             raise ValueError("training.on_device has no effect where features are computed once")
+        if self.model.frozen and self.model.localizer is not None and training.views:
+            raise ValueError("model.localizer is trained on maps, which are not stored: set training.views 0")
         if not self.model.frozen:
             if training.views != 1:
                 raise ValueError("training.views has an effect only with model.frozen")

@@ -8,6 +8,7 @@ from typing import Any
 from manyhot.data.crops import crops
 from manyhot.data.transforms import augmentations
 from manyhot.models.crop_pooling import crop_poolings
+from manyhot.models.localizer import localizers
 from manyhot.models.pooling import poolings
 from manyhot.models.weight_standardization import standardizations
 from manyhot.recipe import Recipe
@@ -22,6 +23,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "input.crops": crops,
     "input.augment": augmentations,
     "model.weight_standardization": standardizations,
+    "model.localizer": localizers,
     "model.pooling": poolings,
     "model.crop_pooling": crop_poolings,
     "loss": losses,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from manyhot.errors import UserError
-from manyhot.localization.boxes import Components, Extreme, Largest, box_rules, fixed, relative
+from manyhot.localization.boxes import Components, Extreme, Largest, Mass, box_rules, fixed, relative
 from manyhot.metrics.overlap import iou
 
 heats = hnp.arrays(
@@ -131,3 +131,39 @@ def test_an_unknown_rule_names_the_known_ones():
         box_rules.build({"name": "larges"})
     with pytest.raises(UserError, match="threshold"):
         box_rules.build({"name": "largest", "threshold": 0})
+
+
+@settings(deadline=None)
+@given(
+    hnp.arrays(np.float32, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.floats(0, 1, width=16)),
+    st.sampled_from([0.01, 0.1, 0.3, 0.45]),
+    st.sampled_from([0.5, 1.0, 2.0]),
+)
+def test_the_mass_rule_leaves_its_share_beyond_each_side(heat, tail, power):
+    found = Mass(threshold=tail, power=power).find(heat)
+    mass = heat.astype(np.float64) ** power
+    if not mass.any():
+        assert found == []
+        return
+    ((x0, y0, x1, y1), mean) = found[0]
+    assert 0 <= x0 < x1 <= heat.shape[1]
+    assert 0 <= y0 < y1 <= heat.shape[0]
+    total, slack = mass.sum(), 1e-9 * mass.sum()
+    outside = [mass[:, :x0], mass[:, x1:], mass[:y0], mass[y1:]]
+    assert all(part.sum() <= tail * total + slack for part in outside)
+    one_less = [mass[:, : x0 + 1], mass[:, x1 - 1 :], mass[: y0 + 1], mass[y1 - 1 :]]
+    assert all(part.sum() >= tail * total - slack for part in one_less)  # and no narrower box would
+    assert mean == pytest.approx(float(heat[y0:y1, x0:x1].mean()), abs=1e-6)
+
+
+def test_one_far_pixel_moves_the_mass_rule_little():
+    heat = np.zeros((60, 80), np.float32)
+    heat[20:40, 30:50] = 1
+    heat[0, 79] = 1
+    assert Extreme(threshold=0.5).find(heat)[0].corners == (30, 0, 80, 40)
+    assert iou(np.array([Mass().find(heat)[0].corners]), np.array([[30, 20, 50, 40]]))[0, 0] > 0.8
+
+
+def test_half_of_the_mass_beyond_each_side_is_refused():
+    with pytest.raises(UserError, match="leaves no box"):
+        Mass().at(0.5)

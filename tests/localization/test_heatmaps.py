@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import nn
 
 from manyhot import recipe
@@ -20,6 +21,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import torchcam.methods
     from captum.attr import LayerGradCam
+    from captum.attr import Saliency as CaptumSaliency
 
 BACKBONES = ["squeezenet1_1", "resnet18", "convnext_atto"]
 SIDE = 160
@@ -211,3 +213,33 @@ def test_maps_of_a_frozen_backbone_and_no_gradient_left_behind():
     for name in ("cam", "contributions", "gradcam", "layercam"):
         assert np.isfinite(ours(name, model, pictures(1), [0])).all()
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_saliency_is_captums_blurred_as_scipy_does():
+    model, images = classifier("resnet18", pooling={"name": "average+max"}), pictures(2)
+    inputs = images.clone().requires_grad_()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = CaptumSaliency(model).attribute(inputs, target=3).amax(dim=1).detach().numpy()
+    (plain,) = heat_maps.build({"name": "saliency", "sigma": 0}).cells(Views(model, [images.unsqueeze(1)]), [3])
+    np.testing.assert_allclose(plain[:, 0, 0], theirs, atol=1e-5 * theirs.max())
+    (blurred,) = heat_maps.build({"name": "saliency", "sigma": 1.5}).cells(Views(model, [images.unsqueeze(1)]), [3])
+    for ours_HW, theirs_HW in zip(blurred[:, 0, 0].numpy(), theirs, strict=True):
+        expected = gaussian_filter(theirs_HW, 1.5, mode="nearest", truncate=4)
+        np.testing.assert_allclose(ours_HW, expected, atol=1e-5 * theirs.max())
+
+
+def test_saliency_of_several_views_of_a_frozen_network():
+    model = classifier("squeezenet1_1", frozen=True, crops=3)
+    stacks = [pictures(2, 2), pictures(2, 1)]
+    saliency = heat_maps.build({"name": "saliency"})
+    found = saliency.cells(Views(model, stacks), [1, 4])
+    assert [one.shape for one in found] == [(2, 2, 2, SIDE, SIDE), (2, 1, 2, SIDE, SIDE)]
+    (alone,) = saliency.cells(Views(model, [stacks[0][:1, 1:]]), [4])
+    assert torch.allclose(found[0][0, 1, 1], alone[0, 0, 0], atol=1e-6)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert saliency.geometry(model.geometry) == Geometry()
+    joined = classifier("squeezenet1_1", crops=2, crop_pooling={"name": "concat"})
+    (maps,) = saliency.cells(Views(joined, [pictures(1, 2)]), [0])
+    assert float(maps.amin(dim=(-2, -1)).max()) >= 0
+    assert bool((maps.amax(dim=(-2, -1)) > 0).all())

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy import ndimage
 
+from manyhot.errors import UserError
 from manyhot.metrics.overlap import suppress
 from manyhot.registry import Part, Registry
 
@@ -20,6 +21,9 @@ Corners: TypeAlias = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels, 0-based, x1 and y1 exclusive."""
 
 Share = Annotated[float, Field(gt=0, le=1)]
+
+SHARES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8)
+"""Shares of the maximum that are tried where the best is chosen."""
 
 Place: TypeAlias = tuple[slice, slice]
 
@@ -43,6 +47,11 @@ class BoxRule(Part):
     @abstractmethod
     def at(self, threshold: float) -> Self:
         """The same rule with this threshold alone."""
+
+    @property
+    def candidates(self) -> tuple[float, ...]:
+        """Thresholds among which one is chosen where true boxes are known."""
+        return SHARES
 
 
 box_rules: Registry[BoxRule] = Registry("box rule", "--boxes")
@@ -126,6 +135,45 @@ class Components(BoxRule):
     def at(self, threshold: float) -> Self:
         """The same rule with this threshold alone."""
         return self.model_copy(update={"thresholds": (threshold,)})
+
+
+@box_rules.register("mass")
+class Mass(BoxRule):
+    """Between quantiles of the heat: a share of it lies left of the box, as much right of it, above it and below it.
+
+    One far pixel moves it little, where a connected part or an outermost pixel would decide; and two animals far apart
+    get one box round both.
+    """
+
+    threshold: float = Field(0.03, gt=0, lt=0.5, description="share of the heat beyond each side")
+    power: float = Field(1.5, gt=0, description="the heat is raised to it first: more gives smaller boxes")
+
+    def find(self, heat: Heat) -> list[HeatBox]:
+        """One box, or none."""
+        mass = np.asarray(heat, np.float64).clip(min=0) ** self.power
+        if not mass.any():
+            return []
+        (x0, x1), (y0, y1) = (_quantiles(mass.sum(axis), self.threshold) for axis in (0, 1))
+        return [HeatBox((x0, y0, x1, y1), float(heat[y0:y1, x0:x1].mean()))]
+
+    def at(self, threshold: float) -> Self:
+        """The same rule with this threshold."""
+        if threshold >= 0.5:
+            raise UserError(f"--threshold {threshold:g}: half of the heat or more beyond each side leaves no box.")
+        return self.model_copy(update={"threshold": threshold})
+
+    @property
+    def candidates(self) -> tuple[float, ...]:
+        """Small shares: four of them are outside."""
+        return (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1, 0.14, 0.18)
+
+
+def _quantiles(mass: NDArray[np.float64], tail: float) -> tuple[int, int]:
+    """First index, and one beyond the last, of the pixels that the tails at both ends leave."""
+    before = np.concatenate([[0.0], mass.cumsum()]) / mass.sum()
+    start = int(np.searchsorted(before, tail, side="right")) - 1
+    end = int(np.searchsorted(before, 1 - tail, side="left"))
+    return min(start, len(mass) - 1), max(min(end, len(mass)), min(start, len(mass) - 1) + 1)
 
 
 def _above(heat: Heat, share: float) -> NDArray[np.bool_]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import polars as pl
@@ -10,12 +11,21 @@ from numpy.typing import NDArray
 
 from manyhot.data.manifest import Manifest
 from manyhot.detections import Detections
-from manyhot.localization.boxes import BoxRule, Corners, Heat, Largest, relative
+from manyhot.localization.boxes import BoxRule, Corners, Heat, HeatBox, Largest, relative
+from manyhot.localization.extremes import Extremes, Placed, reduced
 from manyhot.localization.looking import Sight
 from manyhot.localization.placing import Size, hottest_point
 from manyhot.metrics.localization import TOLERANCE, best_iou, points_inside
 from manyhot.metrics.overlap import Boxes
 from manyhot.metrics.places import Places, measure_places
+
+
+class Refiner(Protocol):
+    """Something that draws the boxes of a heat map anew."""
+
+    def refine(self, row: int, heat: Heat, found: list[HeatBox]) -> list[HeatBox]:
+        """Boxes in place of those found for the picture of a row."""
+
 
 CURVE = tuple(round(0.05 * step, 2) for step in range(1, 20))
 """Thresholds among which MaxBoxAcc finds the best."""
@@ -33,6 +43,8 @@ class Finder:
         min_score: classes scored below give no detections.
         tolerance: pixels by which a point may miss a box.
         curve: thresholds for MaxBoxAcc; none of them leaves it out and saves half of the time.
+        refiners: what is done to the boxes of the rule, one after the other; MaxBoxAcc knows nothing of it.
+        proposals: boxes [R, 4] by row, for the oracle that chooses the best of them.
     """
 
     def __init__(
@@ -43,16 +55,15 @@ class Finder:
         min_score: float = MIN_SCORE,
         tolerance: float = TOLERANCE,
         curve: tuple[float, ...] = CURVE,
+        refiners: Sequence[Refiner] = (),
+        proposals: dict[int, Boxes] | None = None,
     ) -> None:
+        self.refiners, self.proposals = tuple(refiners), proposals
         self.manifest, self.rule, self.min_score, self.tolerance = manifest, rule, min_score, tolerance
         self.curve = curve
         self._ids, self._labels = manifest.ids, manifest.labels
-        true_boxes = manifest.objects().places()
-        self._true: dict[tuple[int, int], Boxes] = {}
-        for row, c in np.argwhere(self._labels == 1).tolist():
-            own = true_boxes.get((self._ids[row], manifest.classes[c]))
-            if own is not None:
-                self._true[row, c] = own
+        self.extremes = Extremes(3 if len(manifest.classes) > 40 else 5)
+        self._true = positive_pairs(manifest)
         self._scores: dict[int, NDArray[np.float32]] = {}
         self._boxes: list[tuple[int, int, float, Corners]] = []
         self._places: list[_Place] = []
@@ -66,6 +77,8 @@ class Finder:
         self._scores[sight.row] = sight.scores
         for c, heat in zip(sight.classes, relative(sight.heat), strict=True):
             found = self.rule.find(heat)
+            for refiner in self.refiners:
+                found = refiner.refine(sight.row, heat, found)
             score = float(sight.scores[c])
             if score >= self.min_score:
                 self._boxes.extend((sight.row, c, score * box.heat, box.corners) for box in found)
@@ -74,6 +87,9 @@ class Finder:
                 best = found[0].corners if found else None
                 point = hottest_point(heat)
                 self._places.append(_Place(sight.row, c, sight.size, point, best, self._overlaps(heat, own)))
+                overlap = 0.0 if best is None else float(best_iou(np.array([best]), [own])[0])
+                hit = bool(points_inside(np.array([point], np.float64), [own], self.tolerance)[0])
+                self.extremes.take(c, Placed(sight.row, sight.size, score, overlap, hit, best, own, reduced(heat)))
 
     def _overlaps(self, heat: Heat, own: Boxes) -> list[float]:
         """IoU of the largest part at each threshold of the curve with the true box that it fits best."""
@@ -130,8 +146,30 @@ class Finder:
         taken = self.manifest.rows([row in self._scores for row in range(len(self.manifest))])
         scores = np.array([self._scores[row] for row in seen], np.float32).reshape(len(seen), -1)
         return measure_places(
-            self.places(), detections, taken.objects(), scores, taken.labels, tolerance=self.tolerance
+            self.places(),
+            detections,
+            taken.objects(),
+            scores,
+            taken.labels,
+            tolerance=self.tolerance,
+            proposals=None if self.proposals is None else self._seen_proposals(seen),
         )
+
+    def _seen_proposals(self, seen: list[int]) -> dict[int, Boxes]:
+        """Proposals by the place of the picture among those taken."""
+        assert self.proposals is not None
+        return {place: self.proposals[row] for place, row in enumerate(seen) if row in self.proposals}
+
+
+def positive_pairs(manifest: Manifest) -> dict[tuple[int, int], Boxes]:
+    """True boxes [K, 4] of each (row, class) whose label is 1 and whose boxes are known."""
+    true_boxes, ids, classes = manifest.objects().places(), manifest.ids, manifest.classes
+    found: dict[tuple[int, int], Boxes] = {}
+    for row, c in np.argwhere(manifest.labels == 1).tolist():
+        own = true_boxes.get((ids[row], classes[c]))
+        if own is not None:
+            found[row, c] = own
+    return found
 
 
 class _Place(NamedTuple):

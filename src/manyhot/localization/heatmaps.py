@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional
 
 from manyhot.localization.views import Views
-from manyhot.models.classifier import Classifier
 from manyhot.models.geometry import Geometry
 from manyhot.registry import Part, Registry
 
@@ -50,7 +50,7 @@ class CAM(HeatMap):
 
     def cells(self, views: Views, classes: Sequence[int]) -> list[Tensor]:
         """Logits [N, V, K, h, w] of single cells."""
-        weight_KF, bias_K = _linear(views.model, classes)
+        weight_KF, bias_K = (one.to(views.maps[0].device) for one in views.model.head.affine(classes))
         vectors = views.vectors(views.maps)
         own = views.view_logits(vectors)
         found = []
@@ -170,13 +170,52 @@ class Occlusion(HeatMap):
         logits = []
         for start in range(0, len(falls), max(1, self.batch // len(pictures_N3HW))):
             some = falls[start : start + max(1, self.batch // len(pictures_N3HW))]
-            maps = views.model.backbone(torch.cat(some)).float()
+            maps = views.model.maps(torch.cat(some)).float()
             for changed in torch.split(views.model.pool(maps, views.window), len(pictures_N3HW)):
                 others = [one.clone() for one in vectors]
                 others[stack][:, view] = changed
                 logits.append(views.view_logits(others)[stack][:, view][:, picked])
         heat_NKL = plain[stack][:, view, :, None] - torch.stack(logits, dim=-1)
         return heat_NKL.reshape(*heat_NKL.shape[:2], rows, columns)
+
+
+@heat_maps.register("saliency")
+class Saliency(HeatMap):
+    """How much the view's logit would change with each pixel: the gradient, its largest channel, blurred.
+
+    It is as fine as the view, needs no geometry, and covers what the class is told by: strokes and outlines rather
+    than the cell that won. The sign of a gradient says only whether brighter or darker would be better.
+
+    Source: Simonyan, Vedaldi and Zisserman, Deep Inside Convolutional Networks, ICLR workshop 2014, section 3.1.
+    """
+
+    sigma: float = Field(1.0, ge=0, description="standard deviation of the blur, pixels of the view; 0: none")
+
+    def geometry(self, network: Geometry) -> Geometry:  # noqa: ARG002
+        """A cell is a pixel."""
+        return Geometry()
+
+    def cells(self, views: Views, classes: Sequence[int]) -> list[Tensor]:
+        """Float [N, V, K, H, W], 0 or more: change of the logit by a unit of the normalised picture."""
+        found: list[list[Tensor]] = [[] for _ in views.stacks]
+        for gradients in views.pixel_gradients(classes):
+            for place, one in enumerate(gradients):
+                found[place].append(_blurred(one.abs().amax(dim=2), self.sigma))
+        return [torch.stack(one, dim=2) for one in found]
+
+
+def _blurred(maps_NVHW: Tensor, sigma: float) -> Tensor:
+    """Maps under a normal distribution cut off at four standard deviations; beyond the edges they go on as they end."""
+    if not sigma:
+        return maps_NVHW
+    reach = max(1, round(4 * sigma))
+    steps = torch.arange(-reach, reach + 1, device=maps_NVHW.device)
+    kernel = torch.exp(-0.5 * (steps / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).to(maps_NVHW.dtype)
+    flat = maps_NVHW.reshape(-1, 1, *maps_NVHW.shape[-2:])
+    padded = functional.pad(flat, (reach, reach, reach, reach), mode="replicate")
+    blurred = functional.conv2d(functional.conv2d(padded, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
+    return blurred.reshape(maps_NVHW.shape)
 
 
 def _by_gradient(views: Views, classes: Sequence[int], *, per_cell: bool) -> list[Tensor]:
@@ -187,17 +226,6 @@ def _by_gradient(views: Views, classes: Sequence[int], *, per_cell: bool) -> lis
             weight = gradient.clamp_min(0) if per_cell else gradient.mean(dim=(-2, -1), keepdim=True)
             found[place].append((weight * one).sum(dim=2).clamp_min(0))
     return [torch.stack(one, dim=2) for one in found]
-
-
-def _linear(model: Classifier, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Weight [K, F] and bias [K] of the whole head, its standardisation folded in."""
-    head = model.head
-    weight, bias = head.linear.weight[list(classes)].detach(), head.linear.bias[list(classes)].detach()
-    norm = getattr(head, "norm", None)
-    if norm is None:
-        return weight, bias
-    scaled = weight / (norm.running_var + norm.eps).sqrt()
-    return scaled, bias - scaled @ norm.running_mean
 
 
 def _per_channel(weight: Tensor, copies: int) -> Tensor:

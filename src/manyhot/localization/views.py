@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ class Views:
         assert not model.training
         self.model, self.stacks, self.window = model, stacks, window
         with torch.no_grad():
-            maps = [model.backbone(stack.flatten(0, 1)).float() for stack in stacks]
+            maps = [model.maps(stack.flatten(0, 1)).float() for stack in stacks]
         self.maps = [_by_view(one.detach(), stack) for one, stack in zip(maps, stacks, strict=True)]
 
     @property
@@ -60,6 +60,18 @@ class Views:
             total = logits[0][:, 0].sum() if self.joined else torch.stack([one.sum() for one in logits]).sum()
             found = torch.autograd.grad(total, maps)
         return [one.detach() for one in logits], list(found)
+
+    def pixel_gradients(self, classes: Sequence[int]) -> Iterator[list[Tensor]]:
+        """For one class after the other, the gradient [N, V, 3, H, W] of each view's logit by its own pixels."""
+        with torch.enable_grad():
+            stacks = [stack.clone().requires_grad_() for stack in self.stacks]
+            maps = [_by_view(self.model.maps(stack.flatten(0, 1)).float(), stack) for stack in stacks]
+            logits = self.view_logits(self.vectors(maps))
+        for class_ in classes:
+            with torch.enable_grad():
+                own = [one[..., class_] for one in logits]
+                total = own[0][:, 0].sum() if self.joined else torch.stack([one.sum() for one in own]).sum()
+            yield list(torch.autograd.grad(total, stacks, retain_graph=True))
 
 
 def _by_view(rows: Tensor, like: Tensor) -> Tensor:

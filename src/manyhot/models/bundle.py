@@ -44,6 +44,34 @@ class Origin(BaseModel):
     ids_sha256: str
 
 
+class PlaceRule(BaseModel):
+    """How the model's places are read, where that was chosen by true boxes.
+
+    Arguments:
+        heatmap: a heat map part, with its name and settings.
+        boxes: a box rule part, with the threshold chosen.
+        crops: the views that were looked at, as a recipe's `input.crops`; None: those of the preprocessing.
+        flip: mirrored views were looked at too.
+        grabcut: boxes were redrawn by GrabCut.
+        split: whose boxes were used.
+        n_pairs: number of its positive (picture, class) pairs with boxes.
+        corloc: of the rule on that split, 0…1.
+        ids_sha256: of its pictures' ids (`digest_ids`).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    heatmap: dict[str, Any]
+    boxes: dict[str, Any]
+    crops: dict[str, Any] | None = None
+    flip: bool = False
+    grabcut: bool = False
+    split: str
+    n_pairs: int
+    corloc: float
+    ids_sha256: str
+
+
 class BundleConfig(BaseModel):
     """What config.json holds.
 
@@ -64,6 +92,7 @@ class BundleConfig(BaseModel):
         thresholds_from: None: they are the recipe's.
         calibration: `Calibration.to_json`; None: scores are used as they are.
         calibration_from: None where there is no calibration.
+        places: how heat maps are made and boxed, where `localize --choose` chose it.
         epoch: the epoch, from 1, whose weights these are.
         val_map: its mean AP on the validation split.
         weights_sha256: of weights.safetensors.
@@ -86,6 +115,7 @@ class BundleConfig(BaseModel):
     thresholds_from: Origin | None = None
     calibration: dict[str, Any] | None = None
     calibration_from: Origin | None = None
+    places: PlaceRule | None = None
     epoch: int
     val_map: float | None
     weights_sha256: str = ""

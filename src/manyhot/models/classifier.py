@@ -16,7 +16,8 @@ from manyhot.data.crops import crops as cropping
 from manyhot.errors import UserError
 from manyhot.models.backbones import Backbone, create_backbone
 from manyhot.models.crop_pooling import crop_poolings
-from manyhot.models.head import Head
+from manyhot.models.geometry import Geometry
+from manyhot.models.head import Head, ScoreHead
 from manyhot.models.layers import render, summarize
 from manyhot.models.pooling import Pooling, poolings
 from manyhot.models.weight_standardization import standardizations, standardize_in_place
@@ -34,7 +35,7 @@ class Classifier(nn.Module):
         head: from vectors to logits.
     """
 
-    def __init__(self, backbone: Backbone, pooling: Pooling, head: Head) -> None:
+    def __init__(self, backbone: Backbone, pooling: Pooling, head: Head | ScoreHead) -> None:
         super().__init__()
         self.backbone = backbone
         self.pooling = pooling
@@ -50,6 +51,20 @@ class Classifier(nn.Module):
         """
         logits_NC: Tensor = self.head(self.features(images, window))
         return logits_NC
+
+    @property
+    def geometry(self) -> Geometry:
+        """Where the cells of `maps` lie on the picture.
+
+        Raises:
+            UserError: the backbone's is not known.
+        """
+        return self.backbone.geometry
+
+    def maps(self, images_N3HW: Tensor) -> Tensor:
+        """Images → the maps that are pooled, float [N, D, h, w]."""
+        found: Tensor = self.backbone(images_N3HW)
+        return found
 
     def traceable(self, images_N3HW: Tensor) -> Any:
         """What torch.fx can follow of `forward`: the backbone; behind it there is no convolution."""
@@ -68,13 +83,14 @@ class Classifier(nn.Module):
         return torch.cat([self._pooled(stack, window) for stack in stacks], dim=1)
 
     def _pooled(self, stack_NV3HW: Tensor, window: Window | None) -> Tensor:
-        vectors_MPD = self.pool(self.backbone(stack_NV3HW.flatten(0, 1)), window)
+        vectors_MPD = self.pool(self.maps(stack_NV3HW.flatten(0, 1)), window)
         return vectors_MPD.reshape(len(stack_NV3HW), -1, vectors_MPD.shape[-1])
 
     def pool(self, map_MDHW: Tensor, window: Window | None = None) -> Tensor:
-        """Maps [M, D, H, W] of the backbone → vectors [M, P, `pooling.width(D)`], of P windows or of the whole map."""
-        cells = (None, 1) if window is None else [max(1, round(n / self.backbone.geometry.stride)) for n in window]
-        return torch.stack([self.pooling.pool(part) for part in _windows(map_MDHW, *cells)], dim=1)
+        """Maps [M, D, H, W] of `maps` → vectors [M, P, `pooling.width(D)`], of P windows or of the whole map."""
+        pool = self.pooling.pool_in_training if self.training else self.pooling.pool
+        cells = (None, 1) if window is None else [max(1, round(n / self.geometry.stride)) for n in window]
+        return torch.stack([pool(part) for part in _windows(map_MDHW, *cells)], dim=1)
 
     @torch.no_grad()
     def start_at_prior(
@@ -93,7 +109,7 @@ class Classifier(nn.Module):
         present, known = (labels_NC == 1).sum(axis=0), (labels_NC >= 0).sum(axis=0)
         share = torch.from_numpy((present + 1) / (known + 2))  # Laplace's rule: finite where all or none is present
         logit_C = share.log() if softmax else share.logit()
-        self.head.linear.bias.copy_(logit_C if positive_weights is None else logit_C + positive_weights.log())
+        self.head.start_at(logit_C if positive_weights is None else logit_C + positive_weights.log())
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         """All parameters of the backbone, frozen or not."""
@@ -147,6 +163,10 @@ def create_classifier(model: recipe.Model, n_classes: int, crops: int | None = 1
         standardize_in_place(backbone, standardizations.build(model.weight_standardization))
     if model.frozen:
         backbone.freeze()
+    if model.localizer is not None:
+        from manyhot.models.localizer import create_localizer, localizers  # they extend this module
+
+        return create_localizer(backbone, pooling, crop_pooling, n_classes, localizers.build(model.localizer))
     head = Head(
         pooling.width(backbone.channels),
         n_classes,

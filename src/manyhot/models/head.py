@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -72,3 +75,42 @@ class Head(nn.Sequential):
             features = features.unsqueeze(1)
         logits: Tensor = super().forward(self.rows(features))  # type: ignore[no-untyped-call]
         return self.crop_pooling.pool(logits.reshape(len(features), -1, logits.shape[-1]))
+
+    @torch.no_grad()
+    def start_at(self, logits_C: Tensor) -> None:
+        """Set the biases, so that a picture of which nothing is known has these logits."""
+        self.linear.bias.copy_(logits_C)
+
+    def affine(self, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Weight [K, width] and bias [K] of the whole head for K classes, its standardisation folded in."""
+        weight, bias = self.linear.weight[list(classes)].detach(), self.linear.bias[list(classes)].detach()
+        norm = getattr(self, "norm", None)
+        if norm is None:
+            return weight, bias
+        scaled = weight / (norm.running_var + norm.eps).sqrt()
+        return scaled, bias - scaled @ norm.running_mean
+
+
+class ScoreHead(nn.Module):
+    """What is left for a head where cells are scored before they are pooled: the crops of a picture are pooled.
+
+    Arguments:
+        n_classes: C.
+        pooling: over crops; it does not join them.
+    """
+
+    def __init__(self, n_classes: int, pooling: CropPooling) -> None:
+        super().__init__()
+        assert not pooling.joins, "scores are no features to lay side by side"
+        self.n_classes, self.crop_pooling = n_classes, pooling
+
+    def forward(self, scores: Tensor) -> Tensor:
+        """Float scores [N, C] of one crop, or [N, I, C] of I crops → logits [N, C]."""
+        return self.crop_pooling.pool(scores.unsqueeze(1) if scores.ndim == 2 else scores)
+
+    def start_at(self, logits_C: Tensor) -> None:
+        """Do nothing: what a picture scores is a pool of many cells, and its logit none of theirs."""
+
+    def affine(self, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Weight [K, C] and bias [K] that pass the scores of K classes on."""
+        return torch.eye(self.n_classes)[list(classes)], torch.zeros(len(classes))

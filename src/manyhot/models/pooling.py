@@ -8,6 +8,7 @@ from abc import abstractmethod
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn.functional import dropout
 
 from manyhot.registry import Part, Registry
 
@@ -18,6 +19,10 @@ class Pooling(Part):
     @abstractmethod
     def pool(self, map_NDHW: Tensor) -> Tensor:
         """Float map [N, D, H, W] → float vectors [N, `width(D)`]."""
+
+    def pool_in_training(self, map_NDHW: Tensor) -> Tensor:
+        """The same while training, for poolings that leave something to chance then; by torch's global generator."""
+        return self.pool(map_NDHW)
 
     def width(self, channels: int) -> int:
         """Length of the vector for a map of so many channels."""
@@ -43,6 +48,27 @@ class Max(Pooling):
     def pool(self, map_NDHW: Tensor) -> Tensor:
         """Float map [N, D, H, W] → [N, D]; among equal cells the gradient is shared."""
         return map_NDHW.amax(dim=(-2, -1))
+
+
+@poolings.register("dropped_max")
+class DroppedMax(Max):
+    """The largest of those cells that were not dropped; each is, with probability p, while training alone.
+
+    A class can then not rely on its one best place. Every channel drops cells of its own. Dropout as torch has it
+    (`zeros`) gives dropped cells the value 0, which among scores below 0 is the largest: a localizer's absent class is
+    then scored 0 at the least while training. Left out instead, a dropped cell says nothing.
+    """
+
+    p: float = Field(0.5, ge=0, lt=1, description="probability that a cell is dropped")
+    zeros: bool = Field(default=False, description="dropped cells become 0 and the others grow by 1 / (1 - p)")
+
+    def pool_in_training(self, map_NDHW: Tensor) -> Tensor:
+        """Float map [N, D, H, W] → [N, D]; where every cell is dropped, the largest of them all."""
+        if self.zeros:
+            return self.pool(dropout(map_NDHW, self.p))
+        kept_NDHW = torch.rand_like(map_NDHW) >= self.p
+        kept_NDHW |= ~kept_NDHW.flatten(-2).any(dim=-1)[..., None, None]
+        return self.pool(map_NDHW.masked_fill(~kept_NDHW, -math.inf))
 
 
 @poolings.register("average+max")

@@ -29,6 +29,7 @@ from manyhot.inference.feature_store import weights_digest
 from manyhot.inference.features import Extraction, FeatureLoader
 from manyhot.models.classifier import Classifier, create_classifier
 from manyhot.models.crop_pooling import crop_poolings
+from manyhot.models.localizer import localizers
 from manyhot.models.pooling import poolings
 from manyhot.models.weight_standardization import standardizations
 from manyhot.recipe import Recipe
@@ -72,6 +73,8 @@ def build_parts(recipe: Recipe) -> Parts:
         raise UserError(f"input.augment names a part that crops, and input.crops is '{way}': the crops are cut twice.")
     poolings.build(recipe.model.pooling)
     crop_poolings.build(recipe.model.crop_pooling)
+    if recipe.model.localizer is not None:
+        localizers.build(recipe.model.localizer)
     if recipe.model.weight_standardization is not None:
         standardizations.build(recipe.model.weight_standardization)
     mix, solver = recipe.training.mix, recipe.training.solver

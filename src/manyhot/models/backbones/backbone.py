@@ -99,7 +99,8 @@ class Backbone(nn.Module):
         Raises:
             UserError: a size that the network cannot take.
         """
-        with torch.no_grad() if self.frozen else nullcontext():
+        # Pictures that ask for their gradient get it from a frozen network too; its weights do not.
+        with torch.no_grad() if self.frozen and not x_N3HW.requires_grad else nullcontext():
             map_NDHW = self._extract(self.body, x_N3HW)
         assert map_NDHW.ndim == 4, f"{self.name} gives no map"
         assert map_NDHW.shape[1] == self.channels, f"{self.name} gives {map_NDHW.shape[1]} channels"
