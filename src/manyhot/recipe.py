@@ -244,6 +244,14 @@ class Tracking(Section):
     pictures: int = Field(
         4, ge=0, description="pictures of an epoch's first batch, drawn as they enter the network, augmented"
     )
+    heat_maps: int = Field(
+        0, ge=0, description="pictures of the val split, drawn at the end of the epoch with the heat of each true class"
+    )
+    window: int = Field(
+        0,
+        ge=0,
+        description="pictures of the running window whose loss, mAP and F-beta are recorded at every step; 0: none",
+    )
     histograms: tuple[str, ...] = Field(
         (),
         description="parameters whose distribution, and that of their gradients, is recorded: names with wildcards, "

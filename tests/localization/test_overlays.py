@@ -37,7 +37,7 @@ def test_outlines_lie_on_the_pixels_of_the_box_and_inside_the_picture():
 
 def test_names_are_those_of_the_issue_and_of_any_file_system():
     assert view_name(3, 120, 7, 2, "cat") == "ep3_iter120_batch7_image2_cat"
-    assert view_name(0, 0, 0, 0, "a b/<c>") == "ep0_iter0_batch0_image0_a_b__c_"
+    assert view_name(0, 0, 0, 0, "a b/<c>") == "ep0_iter0_batch0_image0_a-b-c"
 
 
 def batch_of(rules, labels, sizes):
@@ -61,7 +61,7 @@ def test_every_class_of_every_picture_is_shown_once(crops, localizer):
     state = {name: value.clone() for name, value in model.state_dict().items()}
     shown = dict(class_views(model, batch, ("cat", "dog", "a/b"), epoch=2, iteration=11, number=5))
     assert sorted(shown) == [
-        "ep2_iter11_batch5_image0_a_b",
+        "ep2_iter11_batch5_image0_a-b",
         "ep2_iter11_batch5_image0_cat",
         "ep2_iter11_batch5_image2_dog",
     ]

@@ -18,10 +18,11 @@ from manyhot.atomic import sha256_file
 from manyhot.data.loading import Pictures, TrainingBatches
 from manyhot.data.transforms import augmentations
 from manyhot.errors import UserError
+from manyhot.localization.overlays import view_name
 from manyhot.recipe import load_recipe
 from manyhot.runs import Run
 from manyhot.training.checkpoints import load_checkpoint
-from manyhot.training.display import QUALITY, picture_name, side_by_side
+from manyhot.training.display import QUALITY, side_by_side
 from manyhot.training.interruption import Interrupted
 from manyhot.training.tracking import Tracker
 from manyhot.training.train import train
@@ -32,6 +33,8 @@ SHOWN = [
     "tracking.pictures=3",
     "tracking.histograms=[head.linear.*]",
     "tracking.graph=true",
+    "tracking.heat_maps=3",
+    "tracking.window=16",
 ]
 NOTHING = ["training.epochs=4", "tracking.pictures=0"]
 
@@ -74,14 +77,40 @@ def test_the_pictures_are_those_that_entered_the_network(shown: Run) -> None:
             index, views = pictures[key]
             assert not isinstance(views, str)
             classes = "+".join(np.array(manifest.classes)[manifest.labels[index] == 1])
-            expected["augmented_" + picture_name(epoch + 1, epoch * len(batches), 0, image, classes)] = views[0]
-    assert {path.stem for path in shown.views.iterdir()} == set(expected)
+            expected["augmented_" + view_name(epoch + 1, epoch * len(batches), 0, image, classes)] = views[0]
+    assert {path.stem for path in shown.views.glob("augmented_*")} == set(expected)
     for name, pixels in expected.items():
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "JPEG", quality=QUALITY)
         assert (shown.views / f"{name}.jpg").read_bytes() == buffer.getvalue()
     found = events(shown)
-    assert {tag.removeprefix("augmented/") for tag in found.Tags()["images"]} == set(expected)
+    tags = found.Tags()["images"]
+    assert {tag.removeprefix("augmented/") for tag in tags if tag.startswith("augmented/")} == set(expected)
+
+
+def test_heat_is_drawn_for_each_true_class_of_val_pictures(shown: Run) -> None:
+    val = manyhot.Manifest.load(shown.manifest).split("val")
+    steps = [line["step"] for line in shown.read_history()]
+    expected = {
+        view_name(epoch + 1, steps[epoch], 0, place, val.classes[index])
+        for epoch in (0, 1, 3)
+        for place, row in enumerate(len(val) * number // 3 for number in range(3))
+        for index in np.flatnonzero(val.labels[row] == 1)
+    }
+    assert {path.stem for path in shown.views.glob("ep*")} == expected
+    tags = events(shown).Tags()["images"]
+    assert {tag.removeprefix("heat/") for tag in tags if tag.startswith("heat/")} == expected
+
+
+def test_the_running_window_has_a_value_at_every_step(shown: Run) -> None:
+    found = events(shown)
+    steps = shown.read_history()[-1]["step"]
+    losses = [event.value for event in found.Scalars("loss/step")]
+    for name in ("loss/window_16", "F2/window_16"):
+        assert [event.step for event in found.Scalars(name)] == list(range(steps))
+    windows = [event.value for event in found.Scalars("loss/window_16")]
+    assert windows[3] == pytest.approx(np.mean(losses[:4]), rel=1e-5)
+    assert all(0 <= event.value <= 1 for event in found.Scalars("mAP/window_16"))
 
 
 def test_histograms_are_of_the_last_step_of_shown_epochs_and_the_graph_is_there(shown: Run) -> None:
@@ -119,6 +148,8 @@ def test_a_stopped_run_shows_every_step_once(
     for tag in whole.Tags()["histograms"]:
         assert [event.step for event in again.Histograms(tag)] == [event.step for event in whole.Histograms(tag)]
     for tag in whole.Tags()["scalars"]:
+        if "window" in tag:  # it starts empty with the process, and may lack a positive
+            continue
         assert [event.step for event in again.Scalars(tag)] == [event.step for event in whole.Scalars(tag)]
 
 
@@ -142,9 +173,9 @@ def test_crops_of_a_picture_lie_side_by_side() -> None:
 
 
 def test_names_hold_nothing_that_a_path_could_mistake() -> None:
-    assert picture_name(3, 40, 2, 1, "../a b/<c>") == "ep3_iter40_batch2_image1_a-b-c"
-    assert picture_name(1, 0, 0, 0, "") == "ep1_iter0_batch0_image0_none"
-    assert picture_name(1, 0, 0, 0, "κόρη+dog").endswith("_κόρη+dog")
+    assert view_name(3, 40, 2, 1, "../a b/<c>") == "ep3_iter40_batch2_image1_a-b-c"
+    assert view_name(1, 0, 0, 0, "") == "ep1_iter0_batch0_image0_none"
+    assert view_name(1, 0, 0, 0, "κόρη+dog").endswith("_κόρη+dog")
 
 
 def test_the_checkpoints_of_every_so_many_epochs_are_kept(

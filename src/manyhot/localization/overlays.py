@@ -54,8 +54,17 @@ def outline(picture: Image.Image, boxes: Boxes, colour: tuple[int, int, int]) ->
 
 
 def view_name(epoch: int, iteration: int, batch: int, image: int, class_name: str) -> str:
-    """`ep{E}_iter{I}_batch{B}_image{K}_{class}`, of characters that every file system takes."""
-    return f"ep{epoch}_iter{iteration}_batch{batch}_image{image}_" + re.sub(r"[^A-Za-z0-9._-]", "_", class_name)
+    """`ep{E}_iter{I}_batch{B}_image{K}_{class}`: how a picture is found in TensorBoard, in `views/`, on the live page.
+
+    Arguments:
+        epoch: from 1.
+        iteration: optimizer steps before it, in all.
+        batch: its batch in the epoch, from 0.
+        image: its place in the batch, from 0.
+        class_name: what it shows; characters that are awkward in a file's name become `-`.
+    """
+    plain = re.sub(r"[^\w+.-]+", "-", class_name).strip("-.")[:80] or "none"
+    return f"ep{epoch}_iter{iteration}_batch{batch}_image{image}_{plain}"
 
 
 def class_views(

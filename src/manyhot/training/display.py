@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import re
 
 import numpy as np
 import torch
@@ -13,8 +12,13 @@ from PIL import Image
 
 from manyhot import processes
 from manyhot.atomic import atomic_open
-from manyhot.data.loading import Batch, PictureGroup
+from manyhot.data.loading import Batch, PictureGroup, Pictures
+from manyhot.inference.predict import activate
+from manyhot.localization.overlays import class_views, view_name
+from manyhot.metrics.window import RunningWindow
+from manyhot.models.classifier import Classifier
 from manyhot.runs import Run
+from manyhot.training.gradients import Outcome
 from manyhot.training.setup import Session
 from manyhot.training.state import State
 from manyhot.training.tracking import Tracker
@@ -40,6 +44,8 @@ class Display:
         self.tracker = tracker
         self.session = session
         self.settings = session.recipe.tracking
+        evaluation = session.recipe.evaluation
+        self.window = RunningWindow(max(1, self.settings.window), threshold=evaluation.threshold, beta=evaluation.beta)
 
     def graph(self, state: State) -> None:
         """The backbone's operations, once a run; before its batches, as tracing it is nothing for several threads."""
@@ -62,11 +68,45 @@ class Display:
                 if place < self.settings.pictures:
                     present = np.flatnonzero(batch.labels[place].numpy() == 1)
                     classes = "+".join(self.session.train.classes[index] for index in present)
-                    name = "augmented_" + picture_name(state.epoch + 1, state.total_steps, state.step, place, classes)
-                    self.picture("augmented", name, side_by_side([stack[row].numpy() for stack in group.stacks]), state)
+                    name = "augmented_" + view_name(state.epoch + 1, state.total_steps, state.step, place, classes)
+                    self.picture(
+                        "augmented",
+                        name,
+                        side_by_side([stack[row].numpy() for stack in group.stacks]),
+                        state.total_steps,
+                    )
 
-    def gradients(self, state: State) -> None:
-        """Weights and gradients of the named parameters, at the last step of an epoch, before its update."""
+    def step(self, state: State, batch: Batch, found: Outcome) -> None:
+        """What a step shows before its update: the running window, and at an epoch's last the named parameters."""
+        if self.settings.window and self.session.parts.mix is None and processes.is_main():
+            scores = activate(found.logits.float().cpu().numpy(), self.session.parts.loss.activation)
+            self.window.add(scores, batch.labels[: len(scores)].numpy(), found.loss)
+            self.tracker.running(state.total_steps, self.window.values())
+        self._gradients(state)
+
+    def heat(self, state: State) -> None:
+        """Pictures from all over the val split, each under the heat of each of its true classes."""
+        count = min(self.settings.heat_maps, len(self.session.val))
+        if not count or not self._is_due(state) or not processes.is_main():
+            return
+        val = self.session.val
+        pictures = Pictures(val.paths, val.labels, self.session.input)
+        rows = [len(val) * number // count for number in range(count)]
+        batch = pictures.collate([pictures[-1, row] for row in rows])
+        views = class_views(self._evaluated(), batch, val.classes, epoch=state.epoch + 1, iteration=state.total_steps)
+        for name, image in views:
+            self.picture("heat", name, np.asarray(image), state.total_steps - 1)
+
+    def _evaluated(self) -> Classifier:
+        """The whole network whose scores count."""
+        found = self.session.evaluated
+        if isinstance(found, Classifier):
+            return found
+        whole = copy.deepcopy(self.session.model)  # `found` is a head on stored features
+        whole.load_state_dict(self.session.whole(found.state_dict()))
+        return whole
+
+    def _gradients(self, state: State) -> None:
         if not self.session.shown or state.step + 1 != len(self.session.batches) or not self._is_due(state):
             return
         scaler = self.session.accelerator.scaler
@@ -74,30 +114,16 @@ class Display:
         scale = 1.0 if scaler is None or clipped else scaler.get_scale()
         self.tracker.histograms(self.session.shown, state.total_steps, scale)
 
-    def picture(self, tag: str, name: str, pixels_HW3: NDArray[np.uint8], state: State) -> None:
+    def picture(self, tag: str, name: str, pixels_HW3: NDArray[np.uint8], step: int) -> None:
         """One picture, uint8, to `views/NAME.jpg` (whole or not at all) and to TensorBoard."""
         buffer = io.BytesIO()
         Image.fromarray(pixels_HW3).save(buffer, "JPEG", quality=QUALITY)
         with atomic_open(self.run.views / f"{name}.jpg") as file:
             file.write(buffer.getvalue())
-        self.tracker.picture(tag, name, pixels_HW3, state.total_steps)
+        self.tracker.picture(tag, name, pixels_HW3, step)
 
     def _is_due(self, state: State) -> bool:
         return state.epoch == 0 or (state.epoch + 1) % self.settings.every == 0
-
-
-def picture_name(epoch: int, step: int, batch: int, image: int, classes: str) -> str:
-    """The name under which a picture is found in TensorBoard, in `views/` and on the live page.
-
-    Arguments:
-        epoch: from 1.
-        step: optimizer steps before it, in all.
-        batch: its batch in the epoch, from 0.
-        image: its place in the batch, from 0.
-        classes: what it shows; characters that are awkward in a file's name become `-`.
-    """
-    plain = re.sub(r"[^\w+.-]+", "-", classes).strip("-.")[:80] or "none"
-    return f"ep{epoch}_iter{step}_batch{batch}_image{image}_{plain}"
 
 
 def side_by_side(stacks: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:

@@ -26,11 +26,13 @@ class Outcome:
         loss: of the global batch.
         hits: its pictures whose class had the highest logit.
         judged: those that have a class; 0 where batches are mixed.
+        logits: [n, C], of this process's share of it, detached.
     """
 
     loss: float
     hits: int
     judged: int
+    logits: Tensor
 
 
 def compute_gradients(session: Session, batch: Batch, step: int) -> Outcome:
@@ -59,6 +61,7 @@ def compute_gradients(session: Session, batch: Batch, step: int) -> Outcome:
     synchronise = place.count > 1 and recipe.training.sync_batch_norm
     # A compiled network would be compiled anew for every `GlobalBatch`.
     own_masks = recipe.training.compile and count * place.count > 1
+    logits_of_parts: list[Tensor] = []
     total, hits, judged = torch.zeros((), device=device, dtype=torch.float64), 0, 0
     for number in range(count if n or synchronise else 0):
         start, end = _span(n, count, number) if n else (0, 1)
@@ -74,6 +77,7 @@ def compute_gradients(session: Session, batch: Batch, step: int) -> Outcome:
         loss = session.parts.loss.total(logits, wanted) / weight
         session.accelerator.backward(loss)
         total += loss.detach()
+        logits_of_parts.append(logits.detach()[: end - start if n else 0])
         if session.single_label and mix is None and n:
             right, known = count_hits(logits, part.labels)
             hits, judged = hits + right, judged + known
@@ -81,7 +85,8 @@ def compute_gradients(session: Session, batch: Batch, step: int) -> Outcome:
     if not synchronise:
         _average_statistics(session.trained, n / size)
     found = processes.summed(torch.tensor([total.item(), hits, judged], dtype=torch.float64)).tolist()
-    return Outcome(found[0], int(found[1]), int(found[2]))
+    none = torch.zeros(0, targets.shape[1], device=device)
+    return Outcome(found[0], int(found[1]), int(found[2]), torch.cat([none, *logits_of_parts]))
 
 
 def _forward(session: Session, part: Batch) -> Tensor:

@@ -23,7 +23,7 @@ from manyhot.models.head import Head
 from manyhot.progress import progress
 from manyhot.runs import Run
 from manyhot.training.display import Display
-from manyhot.training.gradients import compute_gradients
+from manyhot.training.gradients import Outcome, compute_gradients
 from manyhot.training.interruption import Interrupted, SignalWatch
 from manyhot.training.keeping import Keeper
 from manyhot.training.setup import Session
@@ -63,6 +63,7 @@ def run_loop(run: Run, session: Session, state: State, keeper: Keeper) -> None:
                 except Interrupted:
                     keeper.save_last(session, state)
                     raise
+                display.heat(state)
                 tracker.epoch(state.total_steps - 1, line)
                 state.end_epoch(line)
                 keeper.save_epoch(session, state)
@@ -97,7 +98,7 @@ def train_epoch(
             waited = time.perf_counter() - asked
             display.inputs(state, batch)
             size = session.batches.size(state.step)
-            loss = train_step(session, state, batch, display.gradients)
+            loss = train_step(session, state, batch, display.step)
             tracker.step(state.total_steps, loss)
             now = time.perf_counter()
             state.add_step(loss, size, now - started, waited)
@@ -125,7 +126,7 @@ def solve_head(session: Session, loader: FeatureLoader, solver: Solver, state: S
 
 
 def train_step(
-    session: Session, state: State, batch: Batch, before_update: Callable[[State], None] | None = None
+    session: Session, state: State, batch: Batch, before_update: Callable[[State, Batch, Outcome], None] | None = None
 ) -> float:
     """One step of the optimizer; returns the loss of the global batch.
 
@@ -144,7 +145,7 @@ def train_step(
     if recipe.training.grad_clip is not None:
         accelerator.clip_grad_norm_(session.trained.parameters(), recipe.training.grad_clip)
     if before_update is not None:
-        before_update(state)
+        before_update(state, batch, found)
     session.optimizer.step()
     session.optimizer.zero_grad()
     if session.average is not None:

@@ -64,6 +64,11 @@ class Tracker:
         """The loss of one step."""
         self._scalar("loss/step", loss, step)
 
+    def running(self, step: int, values: dict[str, float | None]) -> None:
+        """What a running window says at a step."""
+        for tag, value in values.items():
+            self._scalar(tag, value, step)
+
     def epoch(self, step: int, line: dict[str, Any]) -> None:
         """A line of the history, at the last step of its epoch."""
         for tag, key in _TAGS.items():
