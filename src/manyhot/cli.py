@@ -63,6 +63,10 @@ Skip = Annotated[
     OnError | None, typer.Option(help="Pictures that cannot be read: list all and stop, or leave out and name.")
 ]
 Out = Annotated[Path, typer.Option(help="The run folder to make.")]
+Published = Annotated[
+    Path | None, typer.Option("--from", help="Boxes found by others: .parquet, .mat, or a folder of .mat files.")
+]
+Layout = Annotated[str | None, typer.Option(help="Of .mat boxes: xyxy0, xyxy1, yxyx0 or yxyx1.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, made by `manyhot train`.")]
 
 
@@ -179,10 +183,15 @@ def show(
     augment: Annotated[int | None, typer.Option(help="Draw it so many times as --recipe augments it.")] = None,
     recipe: Annotated[str | None, typer.Option(help="A name of `manyhot recipes`, or a YAML file.")] = None,
     changes: Set = None,
+    proposals: Annotated[int | None, typer.Option(help="Draw so many of its proposals, chosen at random.")] = None,
+    published: Published = None,
+    layout: Layout = None,
 ) -> None:
     """Show a picture's labels and boxes; with --out, draw them, or what augmentation makes of the picture."""
-    from manyhot.data.showing import describe_image, draw_image, find_row, write_picture
+    from manyhot.data.showing import describe_image, draw_image, draw_proposals, find_row, write_picture
 
+    if (proposals is not None and (out is None or augment is not None)) or (proposals is None and published):
+        raise UserError("--proposals needs --out and goes without --augment; --from needs --proposals.")
     if (augment is None) != (recipe is None) or (augment is not None and out is None) or (changes and not recipe):
         raise UserError("--augment needs --recipe and --out, --recipe needs --augment, and --set needs both.")
     manifest = _read(source, kind)
@@ -197,6 +206,14 @@ def show(
         model = loaded.model
         mean = create_backbone(model.backbone, "none", model.output_stride, model.stages).mean
         write_picture(draw_augmented(manifest, row, loaded, mean, augment), out)
+    elif out and proposals is not None:
+        from manyhot.proposing import find_proposals
+
+        own = find_proposals(
+            manifest.rows([one == row for one in range(len(manifest))]), published=published, layout=layout
+        )
+        draw_proposals(manifest, row, own.boxes[0], proposals, out)
+        typer.echo(f"proposals {len(own.boxes[0])}")
     elif out:
         draw_image(manifest, row, out)
     if out:
@@ -244,6 +261,36 @@ def prepare(
     resizing = Resizing(None if keep_size else size, center_crop, exact)
     how = Preparation(resizing, "jpeg" if jpeg else "raw", val_fraction, seed, on_error.value)
     typer.echo(summarize(prepare_pixels(_read(source, kind), out, how)))
+
+
+@data_app.command()
+def proposals(
+    source: Source,
+    out: Annotated[Path, typer.Option(help="Table to write, .parquet.")],
+    split: Annotated[str | None, typer.Option(help="This split alone.")] = None,
+    size: Annotated[int, typer.Option(help="Longer side of the picture in the search, pixels.")] = 400,
+    quality: Annotated[bool, typer.Option("--quality", help="OpenCV's slow mode: more boxes.")] = False,
+    scale: Annotated[int, typer.Option(help="Of the first segmentation; smaller is finer.")] = 150,
+    min_side: Annotated[float, typer.Option(help="Least width and height of a box, pixels of the picture.")] = 20.0,
+    published: Published = None,
+    layout: Layout = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; by default one a core.")] = None,
+    on_error: Annotated[OnError, typer.Option(help="Pictures that cannot be read: stop, or leave out.")] = OnError.stop,
+    kind: Kind = None,
+) -> None:
+    """Find the boxes among which a detector looks for objects, and say how many objects they can find."""
+    from manyhot.data.proposals import require_parquet
+    from manyhot.data.selective_search import SelectiveSearch
+    from manyhot.proposing import find_proposals, save_proposals
+
+    require_parquet(out)
+    manifest = _read(source, kind)
+    manifest = manifest.split(split) if split else manifest
+    settings = SelectiveSearch(size, "quality" if quality else "fast", scale, min_side=min_side)
+    found = find_proposals(
+        manifest, published=published, layout=layout, settings=settings, workers=workers, on_error=on_error.value
+    )
+    typer.echo(f"{save_proposals(found, manifest, out)}\nproposals: {out}")
 
 
 @data_app.command()
