@@ -69,7 +69,10 @@ def draw_outlines(image: Image.Image, corners: Sequence[Sequence[float]]) -> Ima
     factor = max(1, -(-MIN_SIDE // max(image.size)))
     canvas = image.convert("RGB").resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(canvas)
-    boxes = sorted((Box("", *own) for own in corners), key=lambda box: (box.x0 - box.x1) * (box.y1 - box.y0))
+    boxes = sorted(
+        (Box("", own[0], own[1], own[2], own[3]) for own in corners),
+        key=lambda box: (box.x0 - box.x1) * (box.y1 - box.y0),
+    )
     for number, box in enumerate(boxes):
         draw.rectangle(_corners(box, factor, canvas.size), outline=COLOURS[number % len(COLOURS)])
     return canvas

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -20,7 +21,7 @@ Corners = NDArray[np.float32]
 """Float32 [R, 4]: x0, y0, x1, y1 in pixels of the picture as displayed, 0-based, x1 and y1 exclusive."""
 
 _KEY = "manyhot.proposals"
-_TABLE = {
+_TABLE: dict[str, Any] = {
     "id": pl.String,
     "width": pl.Int32,
     "height": pl.Int32,
@@ -134,7 +135,7 @@ class Proposals:
             for name in ("width", "height", "scores"):
                 if name not in frame.columns:
                     frame = frame.with_columns(pl.lit(None).alias(name))
-            frame = frame.select(list(_TABLE)).cast(_TABLE)  # type: ignore[arg-type]
+            frame = frame.select(list(_TABLE)).cast(_TABLE)
         except FileNotFoundError:
             raise UserError("there is no such file.", file=path) from None
         except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
