@@ -63,6 +63,7 @@ Skip = Annotated[
     OnError | None, typer.Option(help="Pictures that cannot be read: list all and stop, or leave out and name.")
 ]
 Out = Annotated[Path, typer.Option(help="The run folder to make.")]
+Boxes = Annotated[Path | None, typer.Option("--proposals", help="Of a detector: a file of `manyhot data proposals`.")]
 Published = Annotated[
     Path | None, typer.Option("--from", help="Boxes found by others: .parquet, .mat, or a folder of .mat files.")
 ]
@@ -321,18 +322,20 @@ def train(
     out: Out,
     changes: Set = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    proposals: Boxes = None,
     on_error: Skip = None,
     kind: Kind = None,
 ) -> None:
-    """Train a classifier by a recipe."""
+    """Train a classifier or a detector by a recipe."""
     from manyhot.recipe import load_recipe
 
     overrides = [*(changes or []), *([f"data.on_error={on_error}"] if on_error else [])]
     loaded = load_recipe(recipe, overrides)
     from manyhot.training.train import train as run_training
 
-    run = run_training(loaded, _read(data, kind, loaded.data.difficult), out, resume=resume)
-    typer.echo(f"trained: {run.model}\nNext: manyhot evaluate {run.path}")
+    run = run_training(loaded, _read(data, kind, loaded.data.difficult), out, resume=resume, proposals=proposals)
+    following = "evaluate" if loaded.model.detector is None else "detect"
+    typer.echo(f"trained: {run.model}\nNext: manyhot {following} {run.path}")
 
 
 @app.command("find-lr")
@@ -412,6 +415,31 @@ def localize(
         on_error=on_error,
     )
     typer.echo(f"{summarize_places(found.metrics)}\ndetections: {found.folder / 'detections.parquet'}")
+
+
+@app.command()
+def detect(
+    run: RunFolder,
+    split: Annotated[str | None, typer.Option(help="Split to look at; by default the recipe's val split.")] = None,
+    data: Annotated[str | None, typer.Option(help="Other data with the same classes. " + SOURCE_HELP)] = None,
+    proposals: Boxes = None,
+    changes: Set = None,
+    on_error: Skip = None,
+    kind: Kind = None,
+) -> None:
+    """Look for boxes with a detector that learned from image-level labels, and measure them by the true ones."""
+    from manyhot.detecting import detect as run_detection
+    from manyhot.detecting import summarize as summarize_boxes
+
+    found = run_detection(
+        run,
+        split,
+        manifest=_other_data(run, data, kind),
+        proposals=proposals,
+        overrides=changes,
+        on_error=on_error.value if on_error else None,
+    )
+    typer.echo(f"{summarize_boxes(found.metrics)}\ndetections: {found.folder / 'detections.parquet'}")
 
 
 @app.command()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -73,6 +73,17 @@ class FeatureGroup:
         return logits
 
 
+class Group(Protocol):
+    """Pictures of a batch that go through the network together."""
+
+    @property
+    def places(self) -> Tensor:
+        """int64 [n], their places in the batch."""
+
+    def logits(self, network: nn.Module, device: torch.device, mix: Mixing | None = None) -> Tensor:
+        """What the network says of them, [n, C]."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Pictures on their way to the network.
@@ -86,7 +97,7 @@ class Batch:
 
     indices: Tensor
     labels: Tensor
-    groups: tuple[PictureGroup | FeatureGroup, ...]
+    groups: tuple[Group, ...]
     damaged: tuple[tuple[int, str], ...] = ()
 
     def logits(self, network: nn.Module, device: torch.device, mix: Mixing | None = None) -> Tensor:
@@ -181,6 +192,16 @@ class Pictures:
         return PictureGroup(torch.tensor(places), tuple(stacks), self.preprocessing)
 
 
+class Decoding(Protocol):
+    """A data set that decodes one picture at a time, in any thread, and joins them to a batch."""
+
+    def __getitem__(self, key: Key) -> Any:
+        """One decoded picture."""
+
+    def collate(self, items: Sequence[Any]) -> Batch:
+        """One batch of decoded pictures."""
+
+
 class Batches(Protocol):
     """Which pictures make which batch."""
 
@@ -254,7 +275,7 @@ class Loader:
         workers: threads; 0 decodes when asked, None is one a core, at most 16.
     """
 
-    def __init__(self, pictures: Pictures, batches: Batches, workers: int | None = None) -> None:
+    def __init__(self, pictures: Decoding, batches: Batches, workers: int | None = None) -> None:
         self.pictures = pictures
         self.batches = batches
         self.workers = min(16, os.cpu_count() or 1) if workers is None else workers
@@ -266,7 +287,7 @@ class Loader:
             return
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
         try:
-            waiting: deque[list[Future[Item]]] = deque()
+            waiting: deque[list[Future[Any]]] = deque()
             for keys in self.batches:
                 waiting.append([pool.submit(self.pictures.__getitem__, key) for key in keys])
                 if len(waiting) > AHEAD:
@@ -276,7 +297,7 @@ class Loader:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _finish(self, items: Iterable[Future[Item]]) -> Batch:
+    def _finish(self, items: Iterable[Future[Any]]) -> Batch:
         return self.pictures.collate([item.result() for item in items])
 
 

@@ -135,7 +135,7 @@ class Proposals:
             for name in ("width", "height", "scores"):
                 if name not in frame.columns:
                     frame = frame.with_columns(pl.lit(None).alias(name))
-            frame = frame.select(list(_TABLE)).cast(_TABLE)
+            frame = frame.select(pl.col(name).cast(kind) for name, kind in _TABLE.items())
         except FileNotFoundError:
             raise UserError("there is no such file.", file=path) from None
         except (TypeError, ValueError, pl.exceptions.PolarsError) as error:

@@ -191,8 +191,8 @@ class WsddnHead(nn.Module):
     def _regions(self, packed: Packed) -> Tensor:
         counts = torch.bincount(packed.segments, minlength=len(packed)).tolist()
         parts = [
-            pool_regions(self.squeeze(map_DHW[None])[0], boxes_R4, self.geometry, self.side, self.mode)  # type: ignore[arg-type]
-            for map_DHW, boxes_R4 in zip(packed.inputs, packed.boxes.split(counts), strict=True)
+            pool_regions(self.squeeze(map_DHW[None])[0], boxes_R4, self.geometry, self.side, self.mode)
+            for map_DHW, boxes_R4 in zip(packed.inputs, torch.split(packed.boxes, counts), strict=True)
         ]
         return torch.cat(parts)
 

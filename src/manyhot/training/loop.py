@@ -19,6 +19,7 @@ from manyhot.inference.features import FeatureLoader
 from manyhot.inference.predict import compute_logits
 from manyhot.metrics.ranking import average_precision, mean_ap
 from manyhot.metrics.topk import top_k_accuracy
+from manyhot.models.classifier import Classifier
 from manyhot.progress import progress
 from manyhot.runs import Run
 from manyhot.training.interruption import Interrupted, SignalWatch
@@ -107,6 +108,7 @@ def train_epoch(
 def solve_head(session: Session, loader: FeatureLoader, solver: Solver, state: State, watch: SignalWatch) -> None:
     """The head at the optimum, in one step."""
     started = time.perf_counter()
+    assert isinstance(session.model, Classifier)
     loss = solver.fit(
         session.model.head, loader.views, loader.labels, session.parts.loss, session.recipe.seed, watch.stop_if_asked
     )
@@ -134,6 +136,8 @@ def train_step(session: Session, state: State, batch: Batch) -> float:
 
     logits = batch.logits(session.trained, accelerator.device, mixed if session.parts.mix else None)
     loss = session.parts.loss.compute(logits, targets)
+    if (auxiliary := session.auxiliary_loss(targets)) is not None:
+        loss = loss + auxiliary
     value = loss.item()
     if not math.isfinite(value):
         _stop_at_non_finite(session, state, batch, value)

@@ -11,10 +11,11 @@ import yaml
 from manyhot.atomic import write_text
 from manyhot.data.images import sound_rows
 from manyhot.data.manifest import Manifest
+from manyhot.data.proposals import Proposals
 from manyhot.errors import UserError
-from manyhot.models.layers import render, summarize
 from manyhot.recipe import Recipe, dump_recipe
 from manyhot.runs import Run, record_environment
+from manyhot.training.detection import make_detector_session, read_proposals
 from manyhot.training.keeping import Keeper
 from manyhot.training.loop import run_loop
 from manyhot.training.setup import Session, assign_splits, build_parts, make_session
@@ -27,14 +28,22 @@ log = logging.getLogger("manyhot")
 _FREE_KEYS = {"description", "training.workers", "training.checkpoint_steps"}
 
 
-def train(recipe: Recipe, manifest: Manifest, out: str | Path, *, resume: bool = False) -> Run:
-    """Train a classifier and leave its run folder, with the bundle of the best epoch.
+def train(
+    recipe: Recipe,
+    manifest: Manifest,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    proposals: Proposals | str | Path | None = None,
+) -> Run:
+    """Train a classifier or a detector and leave its run folder, with the bundle of the best epoch.
 
     Arguments:
         recipe: the experiment.
         manifest: images and labels; without the recipe's val split, a share of the train split becomes it.
         out: the run folder; made anew unless `resume`.
         resume: continue the run in `out`, from its last checkpoint; bit for bit as if it had never stopped.
+        proposals: of a detector, or their file (.parquet); None: those that the run has, or else selective search.
 
     Raises:
         UserError: a fault in recipe, data or weights (found before anything is written), a folder that holds something
@@ -49,13 +58,21 @@ def train(recipe: Recipe, manifest: Manifest, out: str | Path, *, resume: bool =
     parts = replace(parts, loss=parts.loss.fitted(manifest.split(recipe.data.train_split).labels))
     used = manifest.table["split"].is_in([recipe.data.train_split, recipe.data.val_split])
     sound, damaged = sound_rows(manifest.rows(used), on_error=recipe.data.on_error)
-    session = make_session(recipe, parts, sound)
+    if proposals is not None and recipe.model.detector is None:
+        raise UserError("proposals are of detectors, and the recipe trains a classifier.")
+    if recipe.model.detector is None:
+        session, boxes = make_session(recipe, parts, sound), None
+    else:
+        boxes = read_proposals(recipe, sound, run.proposals if run.proposals.exists() else proposals)
+        session = make_detector_session(recipe, parts, sound, boxes)
     with run.locked():
         if run.recipe.exists():
             _refuse_other_run(run, recipe, manifest)
         else:
             write_text(run.recipe, dump_recipe(recipe))
             manifest.save(run.manifest)
+        if boxes is not None and not run.proposals.exists():
+            boxes.save(run.proposals)
         record_environment(run, str(session.accelerator.device))
         with log_file(run):
             if damaged:
@@ -72,9 +89,7 @@ def _train(run: Run, session: Session, *, resume: bool) -> None:
     else:
         state = State()
         write_history(run, [])
-        size = session.preprocessing.size
-        crops = session.input.cropping.count if session.model.head.crop_pooling.joins else 1
-        log.info("%s\n%s", session.recipe.name, render(summarize(session.model, (size, size), crops or 1)))
+        log.info("%s\n%s", session.recipe.name, session.describe_network())
     log.info(
         "training on %d pictures, validating on %d, %d classes, %s, %s",
         len(session.train),
