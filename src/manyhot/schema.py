@@ -8,6 +8,7 @@ from typing import Any
 from manyhot.data.crops import crops
 from manyhot.data.transforms import augmentations
 from manyhot.models.crop_pooling import crop_poolings
+from manyhot.models.detectors import detectors
 from manyhot.models.pooling import poolings
 from manyhot.models.weight_standardization import standardizations
 from manyhot.recipe import Recipe
@@ -24,6 +25,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "model.weight_standardization": standardizations,
     "model.pooling": poolings,
     "model.crop_pooling": crop_poolings,
+    "model.detector": detectors,
     "loss": losses,
     "optimizer": optimizers,
     "schedule": schedules,

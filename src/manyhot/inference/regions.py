@@ -78,7 +78,7 @@ def place_boxes(boxes_R4: Corners, size: tuple[int, int], view: View) -> Corners
 def see(image: Image.Image, view: View, rule: Preprocessing) -> NDArray[np.uint8]:
     """A picture as it is seen, uint8 [H, W, 3]."""
     pixels_HW3 = np.asarray(image.resize(view_size(image.size, view), rule.filter))
-    return np.ascontiguousarray(pixels_HW3[:, ::-1]) if view.mirrored else pixels_HW3
+    return np.array(pixels_HW3[:, ::-1] if view.mirrored else pixels_HW3)  # a copy, which torch may write to
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,9 @@ class WSDDN(DetectorPart):
         "null: none",
     )
     side: int = Field(6, ge=1, le=14, description="bins of a region along each axis; fc6 of AlexNet takes 6")
-    region_pooling: Literal["max", "average"] = Field("max", description="of the 2 × 2 samples in a bin")
+    region_pooling: Literal["max", "average"] = Field(
+        "average", description="of the 2 × 2 samples in a bin; `max` is what fc6 of AlexNet knows, and costs more"
+    )
     dropout: float = Field(0.5, ge=0, lt=1, description="dropout probability after hidden layers")
     temperature: float = Field(1.0, gt=0, description="the logits of the softmax over boxes are divided by it")
     regulariser: float = Field(1e-4, ge=0, description="weight of the spatial regulariser; 0: none")
