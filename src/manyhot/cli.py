@@ -439,7 +439,7 @@ def detect(
         overrides=changes,
         on_error=on_error.value if on_error else None,
     )
-    typer.echo(f"{summarize_boxes(found.metrics)}\ndetections: {found.folder / 'detections.parquet'}")
+    typer.echo(f"{summarize_boxes(found.metrics)}\nreport: {found.folder / 'report.html'}")
 
 
 @app.command()

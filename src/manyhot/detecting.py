@@ -27,6 +27,7 @@ from manyhot.metrics.ranking import average_precision, mean_ap
 from manyhot.models.bundle import load_detector
 from manyhot.models.detectors import WSDDN, detectors
 from manyhot.recipe import parse_recipe
+from manyhot.report.detection import write_detection_report
 from manyhot.report.submission import write_coco, write_voc
 from manyhot.runs import open_run
 
@@ -115,6 +116,7 @@ def detect(
     write_voc(detections, folder, split)
     write_coco(detections, kept, folder / "coco.json")
     write_text(folder / "metrics.json", json.dumps(metrics, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+    write_detection_report(folder, f"{recipe.name}: boxes of {split}", metrics, detections, kept)
     return Detection(metrics, detections, folder)
 
 

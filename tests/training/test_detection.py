@@ -161,6 +161,8 @@ def test_detection_and_its_files(run: Path, boxes: Path, pictures: Manifest) -> 
     numbers = np.array([[float(word) for word in line.split()[1:]] for line in lines])
     np.testing.assert_array_equal(numbers[:, 0].astype(np.float32), detections.scores[mine])
     np.testing.assert_array_equal(numbers[:, 1:] - [1, 1, 0, 0], detections.boxes[mine])  # 1-based and inclusive
+    page = (found.folder / "report.html").read_text()
+    assert all(text in page for text in ("AP50(07)", "red", "blue", "data:image/jpeg", "best proposal"))
     coco = json.loads((found.folder / "coco.json").read_text())
     assert len(coco) == len(detections)
     x, y, width, height = coco[0]["bbox"]
