@@ -128,6 +128,16 @@ def create_detector(model: recipe.Model, n_classes: int) -> Wsddn:
     return Wsddn(backbone, head)
 
 
+def describe_detector(network: Wsddn) -> str:
+    """Its two halves in a line."""
+    backbone, head = (sum(one.numel() for one in half.parameters()) for half in (network.backbone, network.head))
+    frozen = " (frozen)" if network.backbone.frozen else ""
+    return (
+        f"{network.backbone.name}{frozen}, {backbone:,} parameters, and a WSDDN head of {head:,}, "
+        f"{len(network.head.refinements)} refinement branches"
+    )
+
+
 def _alexnet_body(dropout: float) -> nn.Sequential:
     return nn.Sequential(
         nn.Flatten(),

@@ -16,7 +16,7 @@ from manyhot.data.proposals import Proposals
 from manyhot.data.selective_search import search_manifest
 from manyhot.errors import UserError
 from manyhot.inference.regions import MapExtraction, MapLoader, Regions, RoiPictures
-from manyhot.models.detectors import WSDDN, create_detector, detectors
+from manyhot.models.detectors import WSDDN, create_detector, describe_detector, detectors
 from manyhot.models.wsddn import Wsddn, WsddnHead
 from manyhot.recipe import Recipe
 from manyhot.training.setup import INIT, Parts, Session, derive_seed, make_accelerator, moving_average
@@ -43,14 +43,7 @@ class DetectorSession(Session):
     def describe_network(self) -> str:
         """The detector in a line."""
         assert isinstance(self.model, Wsddn)
-        backbone, head = (
-            sum(one.numel() for one in half.parameters()) for half in (self.model.backbone, self.model.head)
-        )
-        frozen = " (frozen)" if self.recipe.model.frozen else ""
-        return (
-            f"{self.model.backbone.name}{frozen}, {backbone:,} parameters, and a WSDDN head of {head:,}, "
-            f"{self.part.refinements} refinement branches"
-        )
+        return describe_detector(self.model)
 
     def loaders(self, stop_if_asked: Callable[[], None]) -> tuple[Iterable[Batch], Iterable[Batch]]:
         """Batches of the train and of the val split; with a frozen backbone the maps that lack are computed first."""
