@@ -2,7 +2,7 @@
 
     python benchmarks/wsddn.py [--pictures 24] [--boxes 500] [--scale 448] [--rounds 3]
 
-Random pictures of the shapes of photographs, random boxes, AlexNet and SqueezeNet without weights: costs do not depend
+Random pictures of the shapes of photographs, random boxes, SqueezeNet and ResNet-50 without weights: costs do not depend
 on what is learned. One run measures, in turn and several times over:
 
 - a step on the kept maps of a frozen backbone against a step that sends the pictures through it again;
@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--packed", type=int, default=8)
     wanted = parser.parse_args()
     prepare_processor()
-    settings = {"squeeze": 128, "side": 4, "refinements": 3, "scales": [wanted.scale], "flips": False}
+    settings = {"squeeze": 128, "side": 3, "refinements": 3, "scales": [wanted.scale], "flips": False}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MANYHOT_CACHE"] = f"{folder}/cache"
         manifest, proposals = make_data(Path(folder), wanted.pictures, wanted.boxes)
