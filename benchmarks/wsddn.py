@@ -2,8 +2,8 @@
 
     python benchmarks/wsddn.py [--pictures 24] [--boxes 500] [--scale 448] [--rounds 3]
 
-Random pictures of the shapes of photographs, random boxes, SqueezeNet and ResNet-50 without weights: costs do not depend
-on what is learned. One run measures, in turn and several times over:
+Random pictures of the shapes of photographs, random boxes, SqueezeNet and ResNet-50 without weights: costs do not
+depend on what is learned. One run measures, in turn and several times over:
 
 - a step on the kept maps of a frozen backbone against a step that sends the pictures through it again;
 - packed steps of several pictures against steps of one picture, on kept maps.
