@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from manyhot.calibrating import calibrate
     from manyhot.data.manifest import Manifest
     from manyhot.data.sources import open_source
+    from manyhot.detecting import detect
     from manyhot.detections import Detections
     from manyhot.errors import UserError
     from manyhot.evaluation import evaluate
@@ -35,6 +36,7 @@ _HOMES = {
     "Recipe": "manyhot.recipe",
     "UserError": "manyhot.errors",
     "calibrate": "manyhot.calibrating",
+    "detect": "manyhot.detecting",
     "evaluate": "manyhot.evaluation",
     "load": "manyhot.inference.predict",
     "load_recipe": "manyhot.recipe",
@@ -52,6 +54,7 @@ __all__ = [
     "Recipe",
     "UserError",
     "calibrate",
+    "detect",
     "evaluate",
     "load",
     "load_recipe",

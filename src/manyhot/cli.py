@@ -65,6 +65,11 @@ Skip = Annotated[
     OnError | None, typer.Option(help="Pictures that cannot be read: list all and stop, or leave out and name.")
 ]
 Out = Annotated[Path, typer.Option(help="The run folder to make.")]
+Boxes = Annotated[Path | None, typer.Option("--proposals", help="Of a detector: a file of `manyhot data proposals`.")]
+Published = Annotated[
+    Path | None, typer.Option("--from", help="Boxes found by others: .parquet, .mat, or a folder of .mat files.")
+]
+Layout = Annotated[str | None, typer.Option(help="Of .mat boxes: xyxy0, xyxy1, yxyx0 or yxyx1.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, made by `manyhot train`.")]
 
 
@@ -187,10 +192,15 @@ def show(
     augment: Annotated[int | None, typer.Option(help="Draw it so many times as --recipe augments it.")] = None,
     recipe: Annotated[str | None, typer.Option(help="A name of `manyhot recipes`, or a YAML file.")] = None,
     changes: Set = None,
+    proposals: Annotated[int | None, typer.Option(help="Draw so many of its proposals, chosen at random.")] = None,
+    published: Published = None,
+    layout: Layout = None,
 ) -> None:
     """Show a picture's labels and boxes; with --out, draw them, or what augmentation makes of the picture."""
-    from manyhot.data.showing import describe_image, draw_image, find_row, write_picture
+    from manyhot.data.showing import describe_image, draw_image, draw_proposals, find_row, write_picture
 
+    if (proposals is not None and (out is None or augment is not None)) or (proposals is None and published):
+        raise UserError("--proposals needs --out and goes without --augment; --from needs --proposals.")
     if (augment is None) != (recipe is None) or (augment is not None and out is None) or (changes and not recipe):
         raise UserError("--augment needs --recipe and --out, --recipe needs --augment, and --set needs both.")
     manifest = _read(source, kind)
@@ -205,6 +215,14 @@ def show(
         model = loaded.model
         mean = create_backbone(model.backbone, "none", model.output_stride, model.stages).mean
         write_picture(draw_augmented(manifest, row, loaded, mean, augment), out)
+    elif out and proposals is not None:
+        from manyhot.proposing import find_proposals
+
+        own = find_proposals(
+            manifest.rows([one == row for one in range(len(manifest))]), published=published, layout=layout
+        )
+        draw_proposals(manifest, row, own.boxes[0], proposals, out)
+        typer.echo(f"proposals {len(own.boxes[0])}")
     elif out:
         draw_image(manifest, row, out)
     if out:
@@ -255,6 +273,36 @@ def prepare(
 
 
 @data_app.command()
+def proposals(
+    source: Source,
+    out: Annotated[Path, typer.Option(help="Table to write, .parquet.")],
+    split: Annotated[str | None, typer.Option(help="This split alone.")] = None,
+    size: Annotated[int, typer.Option(help="Longer side of the picture in the search, pixels.")] = 400,
+    quality: Annotated[bool, typer.Option("--quality", help="OpenCV's slow mode: more boxes.")] = False,
+    scale: Annotated[int, typer.Option(help="Of the first segmentation; smaller is finer.")] = 150,
+    min_side: Annotated[float, typer.Option(help="Least width and height of a box, pixels of the picture.")] = 20.0,
+    published: Published = None,
+    layout: Layout = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; by default one a core.")] = None,
+    on_error: Annotated[OnError, typer.Option(help="Pictures that cannot be read: stop, or leave out.")] = OnError.stop,
+    kind: Kind = None,
+) -> None:
+    """Find the boxes among which a detector looks for objects, and say how many objects they can find."""
+    from manyhot.data.proposals import require_parquet
+    from manyhot.data.selective_search import SelectiveSearch
+    from manyhot.proposing import find_proposals, save_proposals
+
+    require_parquet(out)
+    manifest = _read(source, kind)
+    manifest = manifest.split(split) if split else manifest
+    settings = SelectiveSearch(size, "quality" if quality else "fast", scale, min_side=min_side)
+    found = find_proposals(
+        manifest, published=published, layout=layout, settings=settings, workers=workers, on_error=on_error.value
+    )
+    typer.echo(f"{save_proposals(found, manifest, out)}\nproposals: {out}")
+
+
+@data_app.command()
 def review(
     run: RunFolder,
     split: Annotated[str | None, typer.Option(help="Split to review; by default the recipe's train split.")] = None,
@@ -284,10 +332,11 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Continue the run that --out holds, or refuse to.")
     ] = True,
+    proposals: Boxes = None,
     on_error: Skip = None,
     kind: Kind = None,
 ) -> None:
-    """Train a classifier by a recipe."""
+    """Train a classifier or a detector by a recipe."""
     from manyhot.recipe import load_recipe
 
     overrides = [*(changes or []), *([f"data.on_error={on_error}"] if on_error else [])]
@@ -296,9 +345,10 @@ def train(
 
     with first_on_machine():
         manifest = _read(data, kind, loaded.data.difficult)
-    run = run_training(loaded, manifest, out, resume=resume)
+    run = run_training(loaded, manifest, out, resume=resume, proposals=proposals)
     if is_main():
-        typer.echo(f"trained: {run.model}\nNext: manyhot evaluate {run.path}")
+        following = "evaluate" if loaded.model.detector is None else "detect"
+        typer.echo(f"trained: {run.model}\nNext: manyhot {following} {run.path}")
 
 
 @app.command("find-lr")
@@ -406,6 +456,31 @@ def localize(
     )
     typer.echo(f"{localizing.summarize(found.metrics)}\ndetections: {found.folder / 'detections.parquet'}")
     typer.echo(f"report: {found.report}")
+
+
+@app.command()
+def detect(
+    run: RunFolder,
+    split: Annotated[str | None, typer.Option(help="Split to look at; by default the recipe's val split.")] = None,
+    data: Annotated[str | None, typer.Option(help="Other data with the same classes. " + SOURCE_HELP)] = None,
+    proposals: Boxes = None,
+    changes: Set = None,
+    on_error: Skip = None,
+    kind: Kind = None,
+) -> None:
+    """Look for boxes with a detector that learned from image-level labels, and measure them by the true ones."""
+    from manyhot.detecting import detect as run_detection
+    from manyhot.detecting import summarize as summarize_boxes
+
+    found = run_detection(
+        run,
+        split,
+        manifest=_other_data(run, data, kind),
+        proposals=proposals,
+        overrides=changes,
+        on_error=on_error.value if on_error else None,
+    )
+    typer.echo(f"{summarize_boxes(found.metrics)}\nreport: {found.folder / 'report.html'}")
 
 
 @app.command()

@@ -124,6 +124,11 @@ class Model(Section):
         description="standardise pooled features by running mean and variance (BatchNorm without scale and shift)",
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout probability on pooled features")
+    detector: OptionalSetting = Field(
+        None,
+        description="a detector part: boxes are learned from image-level labels, among proposals; it takes the place "
+        "of pooling, crop pooling and head. null: a classifier",
+    )
 
     @model_validator(mode="after")
     def _localizer_pools_scores(self) -> Self:

@@ -39,6 +39,11 @@ class Run:
         return self.path / "manifest.parquet"
 
     @property
+    def proposals(self) -> Path:
+        """Of a detector: the boxes among which it was trained to look."""
+        return self.path / "proposals.parquet"
+
+    @property
     def environment(self) -> Path:
         """Versions, device, threads, git revision and command, one entry a start."""
         return self.path / "environment.json"
@@ -94,6 +99,10 @@ class Run:
     def localization(self, split: str) -> Path:
         """Folder of the boxes, places and their measures of one split."""
         return self.path / "localization" / split
+
+    def detection(self, split: str) -> Path:
+        """Folder of a detector's boxes and their measures of one split."""
+        return self.path / "detection" / split
 
     def read_history(self) -> list[dict[str, Any]]:
         """The epochs so far, oldest first."""

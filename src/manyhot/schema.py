@@ -8,6 +8,7 @@ from typing import Any
 from manyhot.data.crops import crops
 from manyhot.data.transforms import augmentations
 from manyhot.models.crop_pooling import crop_poolings
+from manyhot.models.detectors import detectors
 from manyhot.models.localizer import localizers
 from manyhot.models.pooling import poolings
 from manyhot.models.weight_standardization import standardizations
@@ -26,6 +27,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "model.localizer": localizers,
     "model.pooling": poolings,
     "model.crop_pooling": crop_poolings,
+    "model.detector": detectors,
     "loss": losses,
     "optimizer": optimizers,
     "schedule": schedules,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torchvision.ops import box_iou, nms
 
 from manyhot.detections import Detections, Objects
-from manyhot.metrics.detection import detection_ap
+from manyhot.metrics.detection import detection_ap, judge
 from manyhot.metrics.overlap import area, iou, suppress
 
 CLASSES = ("cat", "dog")
@@ -191,3 +191,22 @@ def test_what_is_left_overlaps_little_and_what_is_gone_overlaps_something_better
     for i in range(len(rows)):
         better = [k for k in kept if k != i and (scores[k] > scores[i] or (scores[k] == scores[i] and k < i))]
         assert (i in kept) == all(overlap[i, k] <= limit for k in better)
+
+
+@given(scenes(), st.sampled_from([0.3, 0.5]))
+def test_verdicts_and_curve_give_the_average_precision(scene, least):
+    detections, objects = scene
+    found = detection_ap(detections, objects, CLASSES, least_iou=least)
+    for c, name in enumerate(CLASSES):
+        judged = judge(detections, objects, name, least_iou=least)
+        assert sorted(judged.rows.tolist()) == [row for row, one in enumerate(detections.names) if one == name]
+        assert (np.diff(detections.scores[judged.rows]) <= 0).all()
+        assert judged.n_objects == found.n_objects[c]
+        if judged.curve is None:
+            assert not judged.n_objects or not (judged.verdicts == 1).any()
+            continue
+        recall, precision = judged.curve
+        assert len(recall) == (judged.verdicts == 1).sum()
+        envelope = np.maximum.accumulate(precision[::-1])[::-1]
+        area_under = float((np.diff(np.r_[0, recall]) * envelope).sum())
+        assert area_under == pytest.approx(found.area[c])

@@ -173,3 +173,18 @@ def test_a_network_failure_says_which_weights_and_what_to_do(monkeypatch):
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", offline)
     with pytest.raises(UserError, match=r"test_resnet.r160_in1k of timm .* no route"):
         create_backbone("test_resnet", "imagenet:r160_in1k")
+
+
+def test_a_backbone_starts_from_the_bundle_of_another_run(tmp_path):
+    from safetensors.torch import save_file
+
+    from manyhot.models.classifier import create_classifier
+    from manyhot.recipe import Model
+
+    torch.manual_seed(0)
+    model = Model(backbone="preact_resnet", stages=((8, 1),), weights="none")
+    former = create_classifier(model, 3)
+    save_file(former.state_dict(), tmp_path / "weights.safetensors")
+    again = create_classifier(model.model_copy(update={"weights": str(tmp_path / "weights.safetensors")}), 5)
+    for name, tensor in former.backbone.state_dict().items():
+        assert torch.equal(tensor, again.backbone.state_dict()[name]), name

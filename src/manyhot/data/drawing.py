@@ -56,6 +56,28 @@ def draw_boxes(image: Image.Image, boxes: Sequence[Box], title: str | None = Non
     return canvas if title is None else _titled(canvas, title, font)
 
 
+def draw_outlines(image: Image.Image, corners: Sequence[Sequence[float]]) -> Image.Image:
+    """The picture with thin outlines of many boxes, in colours that come again, large boxes first.
+
+    Arguments:
+        image: any mode and size; left as it is. Small pictures are enlarged, as by `draw_boxes`.
+        corners: x0, y0, x1, y1 of each box in the pixels of `image`, 0-based, x1 and y1 exclusive.
+
+    Returns:
+        A new RGB picture.
+    """
+    factor = max(1, -(-MIN_SIDE // max(image.size)))
+    canvas = image.convert("RGB").resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
+    draw = ImageDraw.Draw(canvas)
+    boxes = sorted(
+        (Box("", own[0], own[1], own[2], own[3]) for own in corners),
+        key=lambda box: (box.x0 - box.x1) * (box.y1 - box.y0),
+    )
+    for number, box in enumerate(boxes):
+        draw.rectangle(_corners(box, factor, canvas.size), outline=COLOURS[number % len(COLOURS)])
+    return canvas
+
+
 def contact_sheet(pictures: Sequence[tuple[str, Image.Image]], side: int = 224) -> Image.Image:
     """Pictures in rows on white, about as wide as high, each with its caption below.
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -216,6 +216,16 @@ class Pictures:
         return PictureGroup(torch.tensor(places), tuple(stacks), self.preprocessing)
 
 
+class Decoding(Protocol):
+    """A data set that decodes one picture at a time, in any thread, and joins them to a batch."""
+
+    def __getitem__(self, key: Key) -> Any:
+        """One decoded picture."""
+
+    def collate(self, items: Sequence[Any]) -> Batch:
+        """One batch of decoded pictures."""
+
+
 class Batches(Protocol):
     """Which pictures make which batch."""
 
@@ -295,7 +305,7 @@ class Loader:
             cores).
     """
 
-    def __init__(self, pictures: Pictures, batches: Batches, workers: int | None = None) -> None:
+    def __init__(self, pictures: Decoding, batches: Batches, workers: int | None = None) -> None:
         self.pictures = pictures
         self.batches = batches
         cores = max(1, (os.cpu_count() or 1) // processes.place().local_count)
@@ -308,7 +318,7 @@ class Loader:
             return
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
         try:
-            waiting: deque[list[Future[Item]]] = deque()
+            waiting: deque[list[Future[Any]]] = deque()
             for keys in self.batches:
                 waiting.append([pool.submit(self.pictures.__getitem__, key) for key in keys])
                 if len(waiting) > AHEAD:
@@ -318,7 +328,7 @@ class Loader:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _finish(self, items: Iterable[Future[Item]]) -> Batch:
+    def _finish(self, items: Iterable[Future[Any]]) -> Batch:
         return self.pictures.collate([item.result() for item in items])
 
 

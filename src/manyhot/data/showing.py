@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from manyhot.atomic import atomic_open
-from manyhot.data.drawing import draw_boxes
+from manyhot.data.drawing import draw_boxes, draw_outlines
 from manyhot.data.images import open_image
 from manyhot.data.manifest import Manifest
+from manyhot.data.proposals import Corners
 from manyhot.errors import UserError, nearest
 
 
@@ -58,6 +60,16 @@ def draw_image(manifest: Manifest, row: int, out: Path) -> None:
         UserError: the picture is damaged, or the format is unknown.
     """
     write_picture(draw_boxes(open_image(manifest.paths[row]), manifest.boxes(row)), out)
+
+
+def draw_proposals(manifest: Manifest, row: int, boxes: Corners, count: int, out: Path) -> None:
+    """Write the picture with `count` of its proposals, drawn from all of them by a generator of seed 0.
+
+    Raises:
+        UserError: the picture is damaged, or the format is unknown.
+    """
+    chosen = np.random.default_rng(0).permutation(len(boxes))[:count]
+    write_picture(draw_outlines(open_image(manifest.paths[row]), boxes[chosen].tolist()), out)
 
 
 def write_picture(drawn: Image.Image, out: Path) -> None:

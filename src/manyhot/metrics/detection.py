@@ -72,6 +72,50 @@ def detection_ap(
     )
 
 
+@dataclass(frozen=True)
+class Judged:
+    """The boxes of one class by falling score, and what became of them.
+
+    Arguments:
+        rows: int64 [M], rows of the detections.
+        verdicts: int8 [M]; 1 true positive, 0 false positive, -1 ignored.
+        n_objects: objects that are not difficult.
+    """
+
+    rows: NDArray[np.intp]
+    verdicts: NDArray[np.int8]
+    n_objects: int
+
+    @property
+    def curve(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        """Recall and precision after each true positive, float64 [K] each; None where no object counts or is found.
+
+        Precision is not made monotone: the measures by `detection_ap` are areas under its envelope.
+        """
+        counted = self.verdicts[self.verdicts >= 0] == 1
+        if not self.n_objects or not counted.any():
+            return None
+        places = np.flatnonzero(counted)
+        found = np.arange(1, len(places) + 1)
+        return found / self.n_objects, found / (places + 1)
+
+
+def judge(detections: Detections, objects: Objects, name: str, *, least_iou: float = 0.5) -> Judged:
+    """What becomes of each box of a class by the rules of `detection_ap`.
+
+    Arguments:
+        detections: of any order.
+        objects: of all pictures that were looked at.
+        name: of the class.
+        least_iou: in 0…1, above 0.
+    """
+    rows = np.flatnonzero([one == name for one in detections.names])
+    rows = rows[np.argsort(-detections.scores[rows], kind="stable")]
+    counted = [not hard for one, hard in zip(objects.names, objects.difficult, strict=True) if one == name]
+    of_pair = rows_by_pair(objects.ids, objects.names)
+    return Judged(rows, _match(detections, objects, of_pair, name, rows, least_iou), sum(counted))
+
+
 def _match(
     detections: Detections,
     objects: Objects,

@@ -13,13 +13,15 @@ import safetensors.torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from manyhot.atomic import atomic_open, sha256_bytes, write_text
 from manyhot.data.preprocessing import Preprocessing
 from manyhot.errors import UserError
 from manyhot.metrics.calibration import Calibration
 from manyhot.models.classifier import Classifier, create_classifier
+from manyhot.models.detectors import create_detector
+from manyhot.models.wsddn import Wsddn
 from manyhot.recipe import Model
 from manyhot.registry import explain
 
@@ -135,7 +137,7 @@ class BundleConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A loaded bundle: what it says of itself, and the network in eval mode."""
+    """A loaded classifier: what its bundle says of itself, and the network in eval mode."""
 
     config: BundleConfig
     model: Classifier
@@ -144,6 +146,14 @@ class Bundle:
     def sha256(self) -> str:
         """Digest of the weights."""
         return self.config.weights_sha256
+
+
+@dataclass(frozen=True)
+class DetectorBundle:
+    """A loaded detector, likewise."""
+
+    config: BundleConfig
+    model: Wsddn
 
 
 def save_bundle(folder: Path, config: BundleConfig, weights: dict[str, Tensor]) -> str:
@@ -200,12 +210,40 @@ def _check_decisions(config: BundleConfig, path: Path) -> None:
 
 
 def load_bundle(folder: Path) -> Bundle:
-    """Read a bundle, checking its digest.
+    """Read the bundle of a classifier, checking its digest.
 
     Raises:
-        UserError: no bundle there, damaged weights, or weights that do not fit the model described.
+        UserError: no bundle there, damaged weights, or weights that do not fit the model described; a detector.
     """
     config = read_config(folder)
+    if config.model.detector is not None:
+        raise UserError(
+            "this is a detector, not a classifier.", file=folder, remedy="Look for boxes with: manyhot detect RUN."
+        )
+    content = _read_weights(folder, config)
+    model = create_classifier(config.model, len(config.classes), config.preprocessing.cropping.count)
+    _load_weights(model, content, folder)
+    return Bundle(config, model.eval())
+
+
+def load_detector(folder: Path) -> DetectorBundle:
+    """Read the bundle of a detector, checking its digest.
+
+    Raises:
+        UserError: as `load_bundle`; a classifier.
+    """
+    config = read_config(folder)
+    if config.model.detector is None:
+        raise UserError(
+            "this is a classifier, not a detector.", file=folder, remedy="Its boxes come from: manyhot localize RUN."
+        )
+    content = _read_weights(folder, config)
+    model = create_detector(config.model, len(config.classes))
+    _load_weights(model, content, folder)
+    return DetectorBundle(config, model.eval())
+
+
+def _read_weights(folder: Path, config: BundleConfig) -> bytes:
     path = folder / WEIGHTS
     try:
         content = path.read_bytes()
@@ -217,9 +255,12 @@ def load_bundle(folder: Path) -> Bundle:
             file=path,
             remedy="If training was interrupted, repeat its command; else restore the file from a copy.",
         )
-    model = create_classifier(config.model, len(config.classes), config.preprocessing.cropping.count)
+    return content
+
+
+def _load_weights(model: nn.Module, content: bytes, folder: Path) -> None:
     try:
         model.load_state_dict(safetensors.torch.load(content))
     except (SafetensorError, RuntimeError) as error:
-        raise UserError(f"the weights do not fit the model: {str(error).splitlines()[0]}", file=path) from None
-    return Bundle(config, model.eval())
+        reason = str(error).splitlines()[0]
+        raise UserError(f"the weights do not fit the model: {reason}", file=folder / WEIGHTS) from None

@@ -16,6 +16,7 @@ from manyhot.data.crops import crops as cropping
 from manyhot.errors import UserError
 from manyhot.models.backbones import Backbone, create_backbone
 from manyhot.models.crop_pooling import crop_poolings
+from manyhot.models.detectors import create_detector, describe_detector
 from manyhot.models.geometry import Geometry
 from manyhot.models.head import Head, ScoreHead
 from manyhot.models.layers import render, summarize
@@ -179,11 +180,16 @@ def create_classifier(model: recipe.Model, n_classes: int, crops: int | None = 1
 
 
 def describe_layers(wanted: recipe.Recipe, n_classes: int) -> str:
-    """The layers of a recipe's classifier as a table: outputs for one picture, parameters. No weights are fetched.
+    """The layers of a recipe's classifier as a table: outputs for one picture, parameters; of a detector a line.
+
+    No weights are fetched.
 
     Raises:
         UserError: as `create_classifier`.
     """
+    plain = wanted.model.model_copy(update={"weights": "none"})
+    if wanted.model.detector is not None:
+        return describe_detector(create_detector(plain, n_classes))
     count = cropping.build(wanted.input.crops).count
-    model = create_classifier(wanted.model.model_copy(update={"weights": "none"}), n_classes, count)
+    model = create_classifier(plain, n_classes, count)
     return render(summarize(model, wanted.input.size, (count or 1) if model.head.crop_pooling.joins else 1))

@@ -34,6 +34,7 @@ _HEADS = (
     "last_linear.",
     "pre_logits.",
 )
+_OURS = "backbone.body."
 # torchvision's DenseNet files carry the names of 2017: "denselayer1.norm.1.weight" is now "denselayer1.norm1.weight".
 _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|conv))\.([12]\.)")
 
@@ -96,6 +97,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
     Code inside a file is never run: `torch.load` is called with `weights_only=True`. A state dict inside
     `{"state_dict": …}` or `{"model": …}` is unwrapped, and the prefix `module.` of a data-parallel network removed.
+    Of a bundle's `weights.safetensors` the backbone is taken, so that one run can start from another.
 
     Raises:
         UserError: a missing or damaged file, a pickle that wants to run code, or no state dict inside.
@@ -115,6 +117,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     state = {str(name): tensor for name, tensor in content.items()}
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    if ours := {name.removeprefix(_OURS): tensor for name, tensor in state.items() if name.startswith(_OURS)}:
+        return ours
     return state
 
 

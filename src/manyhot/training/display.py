@@ -103,6 +103,7 @@ class Display:
         if isinstance(found, Classifier):
             return found
         whole = copy.deepcopy(self.session.model)  # `found` is a head on stored features
+        assert isinstance(whole, Classifier), "a detector has no heat maps"
         whole.load_state_dict(self.session.whole(found.state_dict()))
         return whole
 

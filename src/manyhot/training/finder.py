@@ -90,6 +90,8 @@ def find_lr(
     """
     if not 0 < lowest < highest < math.inf or steps < 10:
         raise UserError("a sweep goes from a rate above 0 to a higher one, in 10 steps or more.")
+    if recipe.model.detector is not None:
+        raise UserError("the search for a learning rate is of classifiers, and the recipe trains a detector.")
     parts = build_parts(recipe)
     if parts.solver is not None:
         raise UserError("training.solver needs no learning rate.", remedy="Set training.solver=null.")

@@ -75,6 +75,8 @@ def compute_gradients(session: Session, batch: Batch, step: int) -> Outcome:
         with contextlib.nullcontext() if own_masks or count == place.count == 1 else whole:
             logits = _forward(session, part)
         loss = session.parts.loss.total(logits, wanted) / weight
+        if (auxiliary := session.auxiliary_loss(wanted)) is not None:
+            loss = loss + auxiliary
         session.accelerator.backward(loss)
         total += loss.detach()
         logits_of_parts.append(logits.detach()[: end - start if n else 0])

@@ -11,6 +11,7 @@ from manyhot import processes
 from manyhot.atomic import atomic_path, sha256_file
 from manyhot.errors import UserError
 from manyhot.models.bundle import WEIGHTS, BundleConfig, read_config, save_bundle
+from manyhot.models.classifier import Classifier
 from manyhot.recipe import Recipe
 from manyhot.runs import Run
 from manyhot.training.checkpoints import load_checkpoint, save_checkpoint
@@ -99,6 +100,7 @@ class Keeper:
 
     def _save_bundle(self, session: Session, best: dict[str, Any]) -> None:
         recipe, model, train = session.recipe, session.model, session.train
+        geometry = model.geometry if isinstance(model, Classifier) else model.backbone.geometry
         config = BundleConfig(
             manyhot=version("manyhot"),
             recipe=recipe.name,
@@ -108,8 +110,8 @@ class Keeper:
             label_rule=train.label_rule,
             activation=session.parts.loss.activation,
             preprocessing=session.preprocessing,
-            stride=model.geometry.stride,
-            offset=model.geometry.offset,
+            stride=geometry.stride,
+            offset=geometry.offset,
             thresholds=(recipe.evaluation.threshold,) * len(train.classes),
             epoch=best["epoch"],
             val_map=best["val_map"],

@@ -19,6 +19,7 @@ from manyhot.inference.features import FeatureLoader
 from manyhot.inference.predict import Logits, activate, compute_logits
 from manyhot.metrics.ranking import average_precision, mean_ap
 from manyhot.metrics.topk import top_k_accuracy
+from manyhot.models.classifier import Classifier
 from manyhot.models.head import Head
 from manyhot.progress import progress
 from manyhot.runs import Run
@@ -116,6 +117,7 @@ def train_epoch(
 def solve_head(session: Session, loader: FeatureLoader, solver: Solver, state: State, watch: SignalWatch) -> None:
     """The head at the optimum, in one step; process 0 looks for it, and the others wait."""
     started = time.perf_counter()
+    assert isinstance(session.model, Classifier)
     head, loss, seed = session.model.head, session.parts.loss, session.recipe.seed
     assert isinstance(head, Head), "a solver trains a linear head"
     found, weights = processes.by_main(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -20,7 +20,7 @@ from manyhot import processes
 from manyhot.data.colours import measure_colours
 from manyhot.data.crops import crops
 from manyhot.data.device import DeviceLoader, refuse_unbatched
-from manyhot.data.loading import EvaluationBatches, Loader, Pictures, TrainingBatches
+from manyhot.data.loading import Batch, EvaluationBatches, Loader, Pictures, TrainingBatches
 from manyhot.data.manifest import Manifest
 from manyhot.data.preprocessing import Preprocessing
 from manyhot.data.transforms import Augmentation, augmentations
@@ -29,9 +29,11 @@ from manyhot.inference.feature_store import weights_digest
 from manyhot.inference.features import Extraction, FeatureLoader
 from manyhot.models.classifier import Classifier, create_classifier
 from manyhot.models.crop_pooling import crop_poolings
+from manyhot.models.layers import render, summarize
 from manyhot.models.localizer import localizers
 from manyhot.models.pooling import poolings
 from manyhot.models.weight_standardization import standardizations
+from manyhot.models.wsddn import Wsddn
 from manyhot.recipe import Recipe
 from manyhot.training.losses import Loss, losses
 from manyhot.training.mixing import Mix, mixes
@@ -127,7 +129,7 @@ class Session:
         accelerator: device, precision, processes.
         input: how pictures become crops in training and validation.
         preprocessing: how they do at test; it goes into the bundle.
-        model: the whole classifier.
+        model: the whole classifier or detector.
         trained: what is trained and what batches run through: the classifier, or its head on stored features.
         average: moving average of `trained`.
         optimizer: of its parameters.
@@ -142,7 +144,7 @@ class Session:
     accelerator: Accelerator
     input: Preprocessing
     preprocessing: Preprocessing
-    model: Classifier
+    model: Classifier | Wsddn
     trained: torch.nn.Module
     average: AveragedModel | None
     optimizer: Any
@@ -172,7 +174,18 @@ class Session:
             return trained
         return self.model.state_dict() | {f"head.{name}": tensor for name, tensor in trained.items()}
 
-    def loaders(self, stop_if_asked: Callable[[], None]) -> tuple[Batched, Batched]:
+    def auxiliary_loss(self, targets: Tensor) -> Tensor | None:  # noqa: ARG002 - a detector has one
+        """What is added to the loss of the pictures that went through last; None: nothing."""
+        return None
+
+    def describe_network(self) -> str:
+        """Its layers, in a table."""
+        size = self.preprocessing.size
+        assert isinstance(self.model, Classifier)
+        crops = self.input.cropping.count if self.model.head.crop_pooling.joins else 1
+        return render(summarize(self.model, (size, size), crops or 1))
+
+    def loaders(self, stop_if_asked: Callable[[], None]) -> tuple[Iterable[Batch], Iterable[Batch]]:
         """Batches of the train and of the val split; on features, what the store lacks is computed first.
 
         Arguments:
@@ -191,6 +204,7 @@ class Session:
                 ), held_out
             pictures = Pictures(train.paths, train.labels, self.input, augment, recipe.seed)
             return Loader(pictures, self.batches, workers), held_out
+        assert isinstance(self.model, Classifier)
         extraction = Extraction(
             self.model,
             self.input,
@@ -254,7 +268,7 @@ def make_session(recipe: Recipe, parts: Parts, manifest: Manifest) -> Session:
         UserError: unknown backbone or parameter, weights that do not fit or cannot be had, precision that the device
             lacks, a mix with a softmax loss where pictures have several classes, crops that do not fit the head.
     """
-    accelerator = _accelerator(recipe.training.precision)
+    accelerator = make_accelerator(recipe.training.precision)
     train, val = manifest.split(recipe.data.train_split), manifest.split(recipe.data.val_split)
     if parts.mix is not None and parts.loss.activation == "softmax":
         _refuse_several_classes(train)
@@ -286,8 +300,8 @@ def make_session(recipe: Recipe, parts: Parts, manifest: Manifest) -> Session:
     if processes.place().count > 1:
         _refuse_for_several(recipe, model.head if on_features else model, len(train))
     trained: torch.nn.Module = model.head if on_features else model
-    average = _moving_average(trained, recipe.training.ema) if recipe.training.ema else None
-    shown = _named_parameters(trained, recipe.tracking.histograms)
+    average = moving_average(trained, recipe.training.ema) if recipe.training.ema else None
+    shown = named_parameters(trained, recipe.tracking.histograms)
     backbone = [] if recipe.model.frozen else model.backbone_parameters()
     optimizer = parts.optimizer.build(parts.optimizer.groups(model.head_parameters(), backbone))
     # For its precision only: gradients of several processes are summed in training/gradients.py.
@@ -314,7 +328,12 @@ def make_session(recipe: Recipe, parts: Parts, manifest: Manifest) -> Session:
     )
 
 
-def _named_parameters(network: torch.nn.Module, patterns: tuple[str, ...]) -> dict[str, torch.nn.Parameter]:
+def named_parameters(network: torch.nn.Module, patterns: tuple[str, ...]) -> dict[str, torch.nn.Parameter]:
+    """The parameters that a recipe's `tracking.histograms` names.
+
+    Raises:
+        UserError: a pattern that no name matches.
+    """
     parameters = dict(network.named_parameters())
     found = {name: one for name, one in parameters.items() if any(fnmatchcase(name, part) for part in patterns)}
     for pattern in patterns:
@@ -374,7 +393,8 @@ def _refuse_several_classes(train: Manifest) -> None:
         )
 
 
-def _moving_average(model: torch.nn.Module, decay: float) -> AveragedModel:
+def moving_average(model: torch.nn.Module, decay: float) -> AveragedModel:
+    """A copy of a network that follows it, buffers too."""
     average: Any = get_ema_multi_avg_fn  # torch leaves it untyped
     return AveragedModel(model, multi_avg_fn=average(decay), use_buffers=True)
 
@@ -384,7 +404,12 @@ def derive_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def _accelerator(precision: str) -> Accelerator:
+def make_accelerator(precision: str) -> Accelerator:
+    """Device and arithmetic; from here on torch's algorithms are deterministic.
+
+    Raises:
+        UserError: a precision that the device lacks.
+    """
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
     deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it costs time, and nothing here reads such memory
     with contextlib.suppress(AttributeError):

@@ -13,10 +13,11 @@ from manyhot import processes
 from manyhot.atomic import sha256_bytes, write_text
 from manyhot.data.images import sound_rows
 from manyhot.data.manifest import Manifest
+from manyhot.data.proposals import Proposals
 from manyhot.errors import UserError
-from manyhot.models.layers import render, summarize
 from manyhot.recipe import Recipe, dump_recipe, load_recipe
 from manyhot.runs import Run, record_environment
+from manyhot.training.detection import make_detector_session, read_proposals
 from manyhot.training.keeping import Keeper, judge
 from manyhot.training.loop import run_loop
 from manyhot.training.setup import Session, assign_splits, build_parts, make_session
@@ -30,8 +31,15 @@ _FREE_KEYS = {"description", "training.workers", "training.checkpoint_steps", "t
 _FREE_SECTION = "tracking."
 
 
-def train(recipe: Recipe, manifest: Manifest, out: str | Path, *, resume: bool = True) -> Run:
-    """Train a classifier and leave its run folder, with the bundle of the best epoch.
+def train(
+    recipe: Recipe,
+    manifest: Manifest,
+    out: str | Path,
+    *,
+    resume: bool = True,
+    proposals: Proposals | str | Path | None = None,
+) -> Run:
+    """Train a classifier or a detector and leave its run folder, with the bundle of the best epoch.
 
     Arguments:
         recipe: the experiment.
@@ -39,6 +47,7 @@ def train(recipe: Recipe, manifest: Manifest, out: str | Path, *, resume: bool =
         out: the run folder. If it holds this run already, the run goes on from its last checkpoint, bit for bit as if
             it had never stopped; one that is complete stays as it is.
         resume: False refuses a folder that holds a run.
+        proposals: of a detector, or their file (.parquet); None: those that the run has, or else selective search.
 
     Raises:
         UserError: a fault in recipe, data or weights (found before anything is written), a folder that holds something
@@ -46,10 +55,12 @@ def train(recipe: Recipe, manifest: Manifest, out: str | Path, *, resume: bool =
         Interrupted: SIGINT or SIGTERM came; everything is saved.
     """
     with processes.joined():
-        return _train_together(recipe, manifest, Run(Path(out)), resume=resume)
+        return _train_together(recipe, manifest, Run(Path(out)), resume=resume, proposals=proposals)
 
 
-def _train_together(recipe: Recipe, manifest: Manifest, run: Run, *, resume: bool) -> Run:
+def _train_together(
+    recipe: Recipe, manifest: Manifest, run: Run, *, resume: bool, proposals: Proposals | str | Path | None
+) -> Run:
     """`train`, in one of the processes or in the only one: process 0 alone writes."""
     writes = processes.is_main()
     if writes:
@@ -63,8 +74,15 @@ def _train_together(recipe: Recipe, manifest: Manifest, run: Run, *, resume: boo
     used = manifest.table["split"].is_in([recipe.data.train_split, recipe.data.val_split])
     with processes.first_on_machine():
         sound, damaged = sound_rows(manifest.rows(used), on_error=recipe.data.on_error)
-    with processes.first_on_machine() if recipe.model.weights.startswith("imagenet") else nullcontext():
-        session = make_session(recipe, parts, sound)
+    if proposals is not None and recipe.model.detector is None:
+        raise UserError("proposals are of detectors, and the recipe trains a classifier.")
+    boxes = None
+    if recipe.model.detector is None:
+        with processes.first_on_machine() if recipe.model.weights.startswith("imagenet") else nullcontext():
+            session = make_session(recipe, parts, sound)
+    else:
+        boxes = read_proposals(recipe, sound, run.proposals if run.proposals.exists() else proposals)
+        session = make_detector_session(recipe, parts, sound, boxes)
     if not writes:
         _train(run, session)
         return run
@@ -74,6 +92,8 @@ def _train_together(recipe: Recipe, manifest: Manifest, run: Run, *, resume: boo
         else:
             write_text(run.recipe, dump_recipe(recipe))
             manifest.save(run.manifest)
+        if boxes is not None and not run.proposals.exists():
+            boxes.save(run.proposals)
         record_environment(run, str(session.accelerator.device))
         with log_file(run):
             if damaged:
@@ -97,9 +117,7 @@ def _train(run: Run, session: Session) -> None:
         state = State()
         if processes.is_main():
             write_history(run, [])
-        size = session.preprocessing.size
-        crops = session.input.cropping.count if session.model.head.crop_pooling.joins else 1
-        log.info("%s\n%s", session.recipe.name, render(summarize(session.model, (size, size), crops or 1)))
+        log.info("%s\n%s", session.recipe.name, session.describe_network())
     log.info(
         "training on %d pictures, validating on %d, %d classes, %s, %s%s",
         len(session.train),

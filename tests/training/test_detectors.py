@@ -1,0 +1,242 @@
+"""Training a detector: from a table of pictures to a run, killed and resumed, on images and on kept maps."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from PIL import Image
+
+import manyhot
+from manyhot.data.manifest import Box, Manifest, Row
+from manyhot.data.proposals import Proposals
+from manyhot.errors import UserError
+from manyhot.inference.regions import View, place_boxes, see, view_size
+from manyhot.models.bundle import load_bundle, load_detector
+from manyhot.recipe import parse_recipe
+from manyhot.training.checkpoints import load_checkpoint
+
+COLOURS = {"red": (220, 30, 30), "blue": (30, 40, 220)}
+
+RECIPE = """
+name: tiny-detector
+seed: 3
+input: {mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25]}
+model:
+  backbone: preact_resnet
+  stages: [[8, 1], [16, 1]]
+  weights: none
+  detector:
+    {name: wsddn, squeeze: 8, side: 2, width: 16, dropout: 0.1, refinements: 1, scales: [48, 64], test_scales: [64],
+     max_boxes: 9, search_size: 48, min_side: 6}
+loss: {name: bce, reduction: sum}
+optimizer: {name: adamw, lr: 0.01}
+training: {epochs: 2, batch_size: 4, workers: 2}
+evaluation: {batch_size: 5}
+"""
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """Thirty pictures of one or two squares; the first has no proposal, the second has one."""
+    folder = tmp_path_factory.mktemp("squares")
+    rng = np.random.default_rng(1)
+    rows, boxes = [], []
+    for i in range(30):
+        pixels = np.full((40, 56, 3), 120, np.uint8)
+        present = [[1, 0], [0, 1], [1, 1]][i % 3]
+        own = []
+        for c, (name, colour) in enumerate(COLOURS.items()):
+            if present[c]:
+                side = int(rng.integers(10, 18))
+                x, y = 28 * c + int(rng.integers(0, 28 - side)), int(rng.integers(0, 40 - side))
+                pixels[y : y + side, x : x + side] = colour
+                own.append(Box(name, x, y, x + side, y + side))
+        Image.fromarray(pixels).save(folder / f"{i:02}.png")
+        split = "train" if i < 18 else "val" if i < 24 else "test"
+        rows.append(Row(f"{i:02}", f"{i:02}.png", split, present, 56, 40, own))
+        low = rng.integers(0, 26, (12, 2))
+        some = np.concatenate([low, low + rng.integers(6, 14, (12, 2))], axis=1).astype(np.float32)
+        true = np.array([[b.x0, b.y0, b.x1, b.y1] for b in own], np.float32)
+        boxes.append(np.unique(np.concatenate([some, true]), axis=0)[: 0 if i == 0 else 1 if i == 1 else None])
+    manifest = Manifest.from_rows(folder, tuple(COLOURS), rows, label_rule="made up")
+    manifest.save(folder / "manifest.parquet")
+    sizes = tuple((56, 40) for _ in rows)
+    Proposals(tuple(manifest.ids), tuple(boxes), sizes).save(folder / "boxes.parquet")
+    return manifest
+
+
+@pytest.fixture(scope="module")
+def boxes(pictures: Manifest) -> Path:
+    return pictures.root / "boxes.parquet"
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(run / "checkpoints" / "last.pt")["model"]
+
+
+@pytest.fixture(scope="module")
+def run(pictures: Manifest, boxes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("detector") / "run"
+    manyhot.train(parse_recipe(RECIPE, "test"), pictures, out, proposals=boxes)
+    return out
+
+
+@pytest.mark.parametrize("changes", [[], ["model.frozen=true"], ["model.frozen=true", "training.views=0"]])
+def test_a_run_and_its_bundle(pictures: Manifest, boxes: Path, tmp_path: Path, changes: list[str]) -> None:
+    recipe = parse_recipe(RECIPE, "test", [*changes, "training.epochs=1"])
+    out = manyhot.train(recipe, pictures, tmp_path / "run", proposals=boxes)
+    (line,) = out.read_history()
+    assert np.isfinite(line["train_loss"])
+    bundle = load_detector(out.model)
+    assert bundle.config.classes == tuple(COLOURS)
+    assert Proposals.load(out.proposals).ids == tuple(pictures.ids[:24])  # of the pictures that the run uses
+    with pytest.raises(UserError, match="this is a detector"):
+        load_bundle(out.model)
+
+
+def test_kept_maps_train_as_maps_made_anew(pictures: Manifest, boxes: Path, tmp_path: Path) -> None:
+    found = {}
+    for views in (0, 1):
+        changes = ["model.frozen=true", f"training.views={views}", "model.detector.dropout=0"]
+        recipe = parse_recipe(RECIPE, "test", [*changes, "optimizer={name: sgd, lr: 0.01}"])
+        manyhot.train(recipe, pictures, tmp_path / str(views), proposals=boxes)
+        found[views] = weights(tmp_path / str(views))
+    for name, tensor in found[1].items():  # of float16, so nearly alike
+        torch.testing.assert_close(tensor, found[0][f"head.{name}"], rtol=1e-2, atol=1e-4)
+
+
+def test_workers_change_nothing(pictures: Manifest, boxes: Path, run: Path, tmp_path: Path) -> None:
+    manyhot.train(parse_recipe(RECIPE, "test", ["training.workers=0"]), pictures, tmp_path / "run", proposals=boxes)
+    for name, tensor in weights(run).items():
+        assert torch.equal(tensor, weights(tmp_path / "run")[name]), name
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_killed_and_resumed_it_ends_with_the_same_weights(
+    pictures: Manifest, boxes: Path, tmp_path: Path, frozen: bool
+) -> None:
+    changes = [f"model.frozen={str(frozen).lower()}", "training.checkpoint_steps=1"]
+    whole = manyhot.train(parse_recipe(RECIPE, "test", changes), pictures, tmp_path / "whole", proposals=boxes)
+    file = tmp_path / "tiny.yaml"
+    file.write_text(RECIPE)
+    sets = [word for change in changes for word in ("--set", change)]
+    data = str(pictures.root / "manifest.parquet")
+    command = [sys.executable, "-m", "manyhot", "train", str(file), "--data", data, "--out", str(tmp_path / "run")]
+    command += ["--proposals", str(boxes), *sets]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    last = tmp_path / "run" / "checkpoints" / "last.pt"
+    deadline = time.monotonic() + 120
+    while not last.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert last.exists()
+    subprocess.run([*command, "--resume"], check=True, capture_output=True)
+    for name, tensor in weights(whole.path).items():
+        assert torch.equal(tensor, weights(tmp_path / "run")[name]), name
+
+
+def test_detection_and_its_files(run: Path, boxes: Path, pictures: Manifest) -> None:
+    found = manyhot.detect(run, "test", proposals=boxes)
+    metrics = found.metrics
+    assert metrics["n_images"] == 6
+    assert metrics["recall"]["0.5"] == 1.0
+    assert metrics["baselines"]["best_proposal"] == 1.0
+    stored = json.loads((found.folder / "metrics.json").read_text())
+    assert stored == json.loads(json.dumps(metrics))
+    detections = manyhot.Detections.load(found.folder / "detections.parquet")
+    assert len(detections) == metrics["n_detections"] > 0
+    mine = [row for row, name in enumerate(detections.names) if name == "red"]
+    lines = (found.folder / "comp4_det_test_red.txt").read_text().splitlines()
+    assert [line.split()[0] for line in lines] == [detections.ids[row] for row in mine]
+    numbers = np.array([[float(word) for word in line.split()[1:]] for line in lines])
+    np.testing.assert_array_equal(numbers[:, 0].astype(np.float32), detections.scores[mine])
+    np.testing.assert_array_equal(numbers[:, 1:] - [1, 1, 0, 0], detections.boxes[mine])  # 1-based and inclusive
+    page = (found.folder / "report.html").read_text()
+    assert all(text in page for text in ("AP50(07)", "red", "blue", "data:image/jpeg", "best proposal"))
+    coco = json.loads((found.folder / "coco.json").read_text())
+    assert len(coco) == len(detections)
+    x, y, width, height = coco[0]["bbox"]
+    assert [x, y, x + width, y + height] == detections.boxes[0].tolist()
+    assert coco[0]["category_id"] == 1 + [*COLOURS].index(coco[0]["category"])
+
+
+def test_pictures_with_no_box_and_with_one_are_measured(run: Path, boxes: Path) -> None:
+    found = manyhot.detect(run, "train")
+    assert found.metrics["n_images"] == 18
+    assert "00" not in found.detections.ids
+
+
+def test_scores_are_summed_over_scales_and_flips(run: Path, boxes: Path, pictures: Manifest) -> None:
+    from manyhot.inference.detect import score_boxes
+    from manyhot.models.detectors import WSDDN
+
+    bundle = load_detector(run / "model")
+    part = WSDDN(**{k: v for k, v in bundle.config.model.detector.items() if k != "name"})
+    some = pictures.split("test")
+    own = Proposals.load(boxes).of(some)
+    views = [View(scale, mirrored) for scale in (48, 64) for mirrored in (False, True)]
+    rule = bundle.config.preprocessing
+    both = list(score_boxes(bundle.model, part, rule, some.paths, own, [], views))
+    alone = [list(score_boxes(bundle.model, part, rule, some.paths, own, [], [view])) for view in views]
+    for i, one in enumerate(both):
+        np.testing.assert_allclose(one.scores, np.sum([each[i].scores for each in alone], axis=0), atol=1e-5)
+    flipped = own.boxes[0][:, [2, 1, 0, 3]] * [-1, 1, -1, 1] + np.array([56, 0, 56, 0], np.float32)
+    np.testing.assert_allclose(
+        place_boxes(own.boxes[0], (56, 40), View(64, True)), place_boxes(flipped, (56, 40), View(64, False)), atol=1e-4
+    )
+
+
+def test_views() -> None:
+    image = Image.fromarray(np.arange(12 * 8 * 3, dtype=np.uint8).reshape(8, 12, 3))
+    rule = load_rule()
+    assert view_size((12, 8), View(48, False)) == (48, 32)
+    np.testing.assert_array_equal(see(image, View(48, True), rule), see(image, View(48, False), rule)[:, ::-1])
+    whole = np.array([[0, 0, 12, 8]], np.float32)
+    assert place_boxes(whole, (12, 8), View(48, True)).tolist() == [[0, 0, 48, 32]]
+
+
+def load_rule() -> object:
+    from manyhot.data.preprocessing import Preprocessing
+    from manyhot.recipe import Input
+
+    return Preprocessing.from_recipe(Input(), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+def test_proposals_that_do_not_fit_stop_before_a_file_is_written(
+    pictures: Manifest, boxes: Path, tmp_path: Path
+) -> None:
+    table = pl.read_parquet(boxes)
+    table.with_columns(id=pl.col("id").str.replace("0", "x")).write_parquet(tmp_path / "b.parquet")
+    with pytest.raises(UserError, match="24 pictures have no entry, first '00', '01', '02'") as error:
+        manyhot.train(parse_recipe(RECIPE, "test"), pictures, tmp_path / "run", proposals=tmp_path / "b.parquet")
+    assert "entries of other pictures: 'x0'" in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_a_detector_goes_without(pictures: Manifest, boxes: Path, tmp_path: Path) -> None:
+    changes = ["input.augment=[horizontal_flip]"]
+    with pytest.raises(UserError, match=r"goes without input\.augment"):
+        manyhot.train(parse_recipe(RECIPE, "test", changes), pictures, tmp_path / "run", proposals=boxes)
+    recipe = parse_recipe(RECIPE, "test", ["model.detector=null"])
+    with pytest.raises(UserError, match="proposals are of detectors"):
+        manyhot.train(recipe, pictures, tmp_path / "run", proposals=boxes)
+    recipe = parse_recipe(RECIPE, "test", ["model.detector.box_scores=true"])
+    with pytest.raises(UserError, match="needs proposals that have scores"):
+        manyhot.train(recipe, pictures, tmp_path / "run", proposals=boxes)
+
+
+def test_without_a_file_boxes_are_searched_for(pictures: Manifest, tmp_path: Path) -> None:
+    recipe = parse_recipe(RECIPE, "test", ["training.epochs=1", "training.workers=1"])
+    run = manyhot.train(recipe, pictures, tmp_path / "run")
+    assert Proposals.load(run.proposals).source["size"] == "48"
+    assert manyhot.detect(run.path, "test").metrics["n_images"] == 6  # pictures that the run's file lacks
