@@ -12,7 +12,7 @@ demo: $(READY)  ## train, evaluate and report on the embedded digits
 
 test: $(READY)  ## all tests, with branch coverage
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m pytest --cov --cov-report=
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --cov --cov-report=
 	@$(BIN)/python -m coverage report --precision=1 | tail -n 40
 
 check: $(READY)  ## lint, format, types, import order
