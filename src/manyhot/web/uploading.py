@@ -79,7 +79,7 @@ async def _read(request: Request) -> io.BytesIO:
         async with asyncio.timeout(_SECONDS):
             async for chunk in request.stream():
                 if file.tell() + len(chunk) > LIMIT:
-                    raise HTTPException(413, _TOO_LONG)
+                    raise HTTPException(413, _TOO_LONG, {"connection": "close"})  # what follows is not read
                 file.write(chunk)
     except TimeoutError:
         raise HTTPException(408, "the picture did not arrive in time.") from None
