@@ -21,9 +21,16 @@ VIEWS = [
     ("?", f"#gallery {TILE}"),
     ("?class=dog&order=differ&show=fp,tn", f"#gallery {TILE}"),
     ("?row=4", "#picture .bars li"),
+    ("?view=review", "#review button"),
     ("?view=pairs", "#pairs tbody tr"),
     ("?view=compare", f"#compare {TILE}"),
     ("?view=live", "#live svg"),
+    ("?view=try", "#try .words"),
+]
+WITH_A_MODEL = [
+    ("?row=0&layers=truth,heat", "#picture canvas"),
+    ("?view=review&layers=heat", "#review canvas"),
+    ("?view=try", "#try .drop"),
 ]
 
 
@@ -58,3 +65,12 @@ def test_no_serious_finding(start, opened, gallery_run, tmp_path, scheme, width)
     page.locator(TILE).first.click()
     expect(page.locator("#sheet")).to_be_visible()
     assert serious(page) == []
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("dark", 1280), ("light", 390)])
+def test_no_serious_finding_where_there_is_a_model(trained_url, opened, scheme, width):
+    page = opened(trained_url, width, 900, scheme)
+    for view, ready in WITH_A_MODEL:
+        page.goto(trained_url + view)
+        expect(page.locator(ready).first).to_be_visible()
+        assert serious(page) == [], view

@@ -83,7 +83,8 @@ def resized_part(
     if resample != Image.Resampling.BILINEAR:
         return image.resize(size, resample, box=box)
     part_HWC = np.array(np.asarray(image)[top:bottom, left:right])
-    # The dimension of one goes first: with the strides of a batch that lies channels last, so does the result.
-    part_NCHW = torch.from_numpy(part_HWC).unsqueeze(0).permute(0, 3, 1, 2)
-    found_NCHW = torch.nn.functional.interpolate(part_NCHW, size[::-1], mode="bilinear", antialias=True)
-    return PixelImage(found_NCHW[0].permute(1, 2, 0).numpy())
+    # Turned by NumPy, as every call of torch lets go of Python's lock, and threads then wait for one another. With the
+    # strides of a batch that lies channels last, so does the result.
+    part_NCHW = torch.from_numpy(part_HWC.reshape(1, *part_HWC.shape).transpose(0, 3, 1, 2))
+    found_NCHW = torch.nn.functional.interpolate(part_NCHW, size[::-1], mode="bilinear", antialias=True).numpy()
+    return PixelImage(found_NCHW[0].transpose(1, 2, 0))
