@@ -17,10 +17,7 @@ from manyhot import __version__
 from manyhot.data.images import DamagedImage, image_size
 from manyhot.errors import UserError
 from manyhot.web import exporting
-from manyhot.web.answers import binary as _binary
-from manyhot.web.answers import etag as _etag
-from manyhot.web.answers import inside as _inside
-from manyhot.web.answers import sent as _sent
+from manyhot.web.answers import binary, etag, inside, sent
 from manyhot.web.collection import Collection
 from manyhot.web.comparing import Compared
 from manyhot.web.found import add_found
@@ -112,17 +109,17 @@ def _live(live: Live) -> Callable[[], dict[str, Any]]:
 
 def _add_page(app: FastAPI) -> None:
     files = {one.name: one.read_bytes() for one in (resources.files("manyhot.web") / "static").iterdir()}
-    known = {name: Picture(data, MEDIA_TYPES[name.rpartition(".")[2]], _etag(data)) for name, data in files.items()}
+    known = {name: Picture(data, MEDIA_TYPES[name.rpartition(".")[2]], etag(data)) for name, data in files.items()}
 
     @app.get("/", include_in_schema=False)
     def page(request: Request) -> Response:
-        return _sent(request, known["index.html"])
+        return sent(request, known["index.html"])
 
     @app.get("/static/{name}", include_in_schema=False)
     def static(name: str, request: Request) -> Response:
         if name not in known:
             raise HTTPException(404, "there is no such file.")
-        return _sent(request, known[name])
+        return sent(request, known[name])
 
 
 def _add_classes(app: FastAPI, collection: Collection) -> None:
@@ -143,12 +140,12 @@ def _add_classes(app: FastAPI, collection: Collection) -> None:
     @app.get("/api/classes/{class_index}/ranking", response_class=Response)
     def class_ranking(class_index: int) -> Response:
         """Little-endian: float32 scores [N], uint32 rows [N] most probable first, int8 labels [N]."""
-        return _binary(ranking(_inside(class_index, len(collection.predictions.classes), "class")))
+        return binary(ranking(inside(class_index, len(collection.predictions.classes), "class")))
 
     @app.get("/api/classes/{class_index}/suspects", response_class=Response)
     def class_suspects(class_index: int) -> Response:
         """Little-endian: uint32 rows [M], the most suspect label first; uint8 flags [M]: held for an error."""
-        return _binary(suspects(_inside(class_index, len(collection.predictions.classes), "class")))
+        return binary(suspects(inside(class_index, len(collection.predictions.classes), "class")))
 
     @app.get("/api/pairs")
     def pairs() -> list[tuple[int, int, int, int]]:
@@ -169,12 +166,12 @@ def _add_comparison(app: FastAPI, compared: Compared) -> None:
     def compared_pictures() -> Response:
         """Little-endian, the largest difference first: uint32 rows [N] and classes [N], float32 A [N] and B [N], int8
         labels [N]."""
-        return _binary(overall())
+        return binary(overall())
 
     @app.get("/api/classes/{class_index}/compare", response_class=Response)
     def compared_class(class_index: int) -> Response:
         """Little-endian: float32 scores of B [N], uint32 rows [N] with the largest difference first."""
-        return _binary(compared.disagreement(_inside(class_index, len(compared.a.classes), "class")))
+        return binary(compared.disagreement(inside(class_index, len(compared.a.classes), "class")))
 
 
 def _add_pictures(app: FastAPI, collection: Collection) -> None:
@@ -184,12 +181,12 @@ def _add_pictures(app: FastAPI, collection: Collection) -> None:
         wanted = [int(row) for row in rows.split(",")]
         if len(wanted) > _MOST_NAMES:
             raise HTTPException(422, f"at most {_MOST_NAMES} rows at once.")
-        return [collection.predictions.ids[_inside(row, len(collection), "picture")] for row in wanted]
+        return [collection.predictions.ids[inside(row, len(collection), "picture")] for row in wanted]
 
     @app.get("/api/pictures/{row}")
     def details(row: int) -> dict[str, Any]:
         """All that is known of a picture: scores and labels of every class, true objects in pixels."""
-        row = _inside(row, len(collection), "picture")
+        row = inside(row, len(collection), "picture")
         path, size, trouble = collection.file(row), None, None
         try:
             size = image_size(path) if path is not None else None
@@ -209,13 +206,13 @@ def _add_pictures(app: FastAPI, collection: Collection) -> None:
         }
 
     def shown(request: Request, row: int, longest: int, named: bool) -> Response:
-        row = _inside(row, len(collection), "picture")
+        row = inside(row, len(collection), "picture")
         try:
-            return _sent(request, picture(collection.file(row), longest))
+            return sent(request, picture(collection.file(row), longest))
         except Missing as missing:
             if not named:
                 raise HTTPException(404, str(missing)) from None
-            return _sent(request, placeholder(collection.predictions.ids[row], str(missing)))
+            return sent(request, placeholder(collection.predictions.ids[row], str(missing)))
 
     @app.get("/api/pictures/{row}/thumbnail", response_class=Response)
     def thumbnail(request: Request, row: int, placeholder: bool = False) -> Response:
@@ -247,8 +244,8 @@ def _add_review(app: FastAPI, collection: Collection, journal: Journal) -> None:
     @app.post("/api/review")
     def decide(made: Deciding) -> dict[str, str]:
         """Decide about one class in one picture; when this answers, the decision is on disk."""
-        row = _inside(made.row, len(collection), "picture")
-        c = _inside(made.class_index, len(columns), "class")
+        row = inside(made.row, len(collection), "picture")
+        c = inside(made.class_index, len(columns), "class")
         done = journal.decide(
             predictions.ids[row], predictions.classes[c], int(predictions.labels[row, c]), made.action
         )
