@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils import deterministic
 
@@ -38,6 +37,7 @@ from manyhot.recipe import Recipe
 from manyhot.training.losses import Loss, losses
 from manyhot.training.mixing import Mix, mixes
 from manyhot.training.optimizers import OptimizerPart, optimizers
+from manyhot.training.refusals import refuse_for_several, refuse_several_classes, refuse_top1
 from manyhot.training.schedules import Schedule, schedules
 from manyhot.training.solvers import Solver, solvers
 
@@ -271,10 +271,10 @@ def make_session(recipe: Recipe, parts: Parts, manifest: Manifest) -> Session:
     accelerator = make_accelerator(recipe.training.precision)
     train, val = manifest.split(recipe.data.train_split), manifest.split(recipe.data.val_split)
     if parts.mix is not None and parts.loss.activation == "softmax":
-        _refuse_several_classes(train)
+        refuse_several_classes(train)
     for key, watched in (("schedule.metric", parts.schedule.watches), ("training.best_by", recipe.training.best_by)):
         if watched is not None and watched.endswith("top1"):
-            _refuse_top1(key, watched, train, parts.mix)
+            refuse_top1(key, watched, train, parts.mix)
     torch.manual_seed(derive_seed(recipe.seed, INIT))
     count = crops.build(recipe.input.crops).count
     model = create_classifier(recipe.model, len(manifest.classes), count)
@@ -298,7 +298,7 @@ def make_session(recipe: Recipe, parts: Parts, manifest: Manifest) -> Session:
         )
     on_features = recipe.model.frozen and recipe.training.views > 0
     if processes.place().count > 1:
-        _refuse_for_several(recipe, model.head if on_features else model, len(train))
+        refuse_for_several(recipe, model.head if on_features else model, len(train))
     trained: torch.nn.Module = model.head if on_features else model
     average = moving_average(trained, recipe.training.ema) if recipe.training.ema else None
     shown = named_parameters(trained, recipe.tracking.histograms)
@@ -343,54 +343,6 @@ def named_parameters(network: torch.nn.Module, patterns: tuple[str, ...]) -> dic
                 f"{', '.join(list(parameters)[-4:])}."
             )
     return found
-
-
-def _refuse_for_several(recipe: Recipe, trained: torch.nn.Module, n: int) -> None:
-    """Refuse what several processes cannot do together."""
-    count, training = processes.place().count, recipe.training
-    if min(n, training.batch_size) < count:
-        raise UserError(
-            f"a batch of {min(n, training.batch_size)} pictures has none for some of {count} processes.",
-            remedy="Raise training.batch_size, or start fewer processes.",
-        )
-    norms = any(isinstance(one, _BatchNorm) for one in trained.modules())
-    if not norms or not training.sync_batch_norm or training.solver is not None:
-        return
-    if recipe.input.crops["name"] in {"scales", "dense"} and recipe.input.fit != "squash":
-        raise UserError(
-            f"input.crops '{recipe.input.crops['name']}' gives crops of several shapes, and BatchNorm over several "
-            "processes needs one.",
-            remedy="Set input.fit=squash, or training.sync_batch_norm=false.",
-        )
-    if training.compile:
-        raise UserError(
-            "training.compile does not go with BatchNorm over several processes.",
-            remedy="Set training.sync_batch_norm=false, or training.compile=false.",
-        )
-
-
-def _refuse_top1(key: str, watched: str, train: Manifest, mix: Mix | None) -> None:
-    """Refuse to wait for a number that no epoch will have."""
-    if train.task != "multiclass":
-        raise UserError(
-            f"{key} '{watched}' is of tasks with one class a picture, and these pictures may have several.",
-            file=train.root,
-            remedy=f"Set {key}=val_map.",
-        )
-    if mix is not None and watched == "train_top1":
-        raise UserError("there is no train_top1 with training.mix.", remedy="Set schedule.metric=val_top1.")
-
-
-def _refuse_several_classes(train: Manifest) -> None:
-    """Shares of classes that sum to more than 1 are no target of a softmax: such pictures would not be trained on."""
-    several = np.flatnonzero((train.labels == 1).sum(axis=1) > 1)
-    if len(several):
-        raise UserError(
-            f"{len(several)} of {len(train)} pictures to train on have several classes, for example "
-            f"'{train.ids[several[0]]}': a softmax loss cannot be mixed over them.",
-            file=train.root,
-            remedy="Set loss=bce, or training.mix=null.",
-        )
 
 
 def moving_average(model: torch.nn.Module, decay: float) -> AveragedModel:
