@@ -175,11 +175,11 @@ def test_other_verbs_are_the_work_of_one_process() -> None:
 def test_what_several_processes_cannot_do_is_refused(
     changes: list[str], message: str, tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from manyhot.training.setup import _refuse_for_several
+    from manyhot.training.refusals import refuse_for_several
 
     monkeypatch.setattr(processes, "_place", Place(0, 2, 0, 2))
     with pytest.raises(UserError, match=message):
-        _refuse_for_several(load_recipe(str(tiny_recipe), changes), torch.nn.BatchNorm2d(3), 26)
+        refuse_for_several(load_recipe(str(tiny_recipe), changes), torch.nn.BatchNorm2d(3), 26)
 
 
 NO_NORM = ["model.backbone=torchvision/squeezenet1_1", "model.feature_norm=false", "training.batch_size=7"]
