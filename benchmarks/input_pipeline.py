@@ -84,6 +84,13 @@ def usual(manifest: Manifest, workers: int) -> Callable[[int], float]:
     return run
 
 
+def warm_up(run: Callable[[int], float], seconds: float) -> None:
+    """Passes that do not count; the processes of the usual way start in them, and those of a store's loader."""
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        run(0)
+
+
 def share_waited(manifest: Manifest, workers: int, steps: int) -> float:
     """Share of the time that training ResNet-18 from random weights waits for its batches."""
     from torchvision.models import resnet18
@@ -117,6 +124,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="a source of pictures, such as VOCdevkit/VOC2012")
     parser.add_argument("--pictures", type=int, default=640, help="how many of them")
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--warm-up", type=float, default=10, help="seconds of each way before any is timed")
     parser.add_argument("--steps", type=int, default=6, help="batches that ResNet-18 is trained on; 0: none")
     options = parser.parse_args()
     workers = 2
@@ -127,7 +135,7 @@ def main() -> None:
         stored = prepare(files, Path(folder) / "store", Preparation(Resizing(256))).manifest
         ways = {"usual": usual(files, workers), "files": ours(files, workers), "store": ours(stored, workers)}
         for run in ways.values():
-            run(0)  # warm-up; the processes of the usual way start here
+            warm_up(run, options.warm_up)
         rates: dict[str, list[float]] = {name: [] for name in ways}
         for turn in range(1, options.turns + 1):
             for name, run in ways.items():

@@ -194,7 +194,10 @@ class Training(Section):
         "the gradient is that of the whole batch",
     )
     workers: int | None = Field(
-        None, ge=0, description="threads that decode pictures; null: one a core, at most 16. Never changes the result"
+        None,
+        ge=0,
+        description="threads that decode pictures, and processes where those of a store are waited for; null: one a core, "
+        "at most 16. Never changes the result",
     )
     on_device: bool = Field(
         default=False,

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
+import threading
+import time
+import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,12 +22,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from manyhot import processes
-from manyhot.data.images import DamagedImage, open_image
+from manyhot.data.decoding import Decoder, DecodingProcesses, Request, Views, can_start_processes
+from manyhot.data.pixels import stored_picture
 from manyhot.data.preprocessing import Preprocessing
-from manyhot.data.transforms import Augmentation, augment
+from manyhot.data.transforms import Augmentation
 
-# Streams of randomness: the first number after the seed, so that no two uses share one.
-ORDER, AUGMENT = 1, 2
+log = logging.getLogger("manyhot")
+
+ORDER = 1
+"""The stream of randomness of the order: the first number after the seed. That of augmentation is 2."""
 
 Key = tuple[int, int]
 """(epoch, index): which augmentation of which picture. Epoch -1 asks for the picture without augmentation."""
@@ -140,7 +148,7 @@ def _inside(places: Tensor, start: int, end: int) -> slice:
     return slice(int((places < start).sum()), int((places < end).sum()))
 
 
-Item = tuple[int, list[NDArray[np.uint8]]] | tuple[int, str]
+Item = tuple[int, Views | str]
 
 
 class Pictures:
@@ -166,9 +174,7 @@ class Pictures:
     ) -> None:
         self.paths = paths
         self.labels = labels
-        self.preprocessing = preprocessing
-        self.augment = augment
-        self.seed = seed
+        self.decoder = Decoder(preprocessing, augment, seed)
         self.names = names
 
     def __len__(self) -> int:
@@ -178,18 +184,21 @@ class Pictures:
     def __getitem__(self, key: Key) -> Item:
         """(index, uint8 [H, W, 3] of each crop), or (index, reason) for a damaged picture."""
         epoch, index = key
-        try:
-            image = open_image(self.paths[index])
-        except DamagedImage as damage:
-            return index, damage.reason
-        if self.augment and epoch >= 0:
-            name = index if self.names is None else self.names[index]
-            views = augment(
-                image, self.augment, np.random.default_rng([self.seed, AUGMENT, epoch, name]), self.preprocessing
-            )
-        else:
-            views = self.preprocessing.views(image)
-        return index, [np.asarray(view) for view in views]
+        return index, self.decoder.decode(self.paths[index], epoch, self._name(index))
+
+    def request(self, key: Key) -> Request:
+        """The same for another process."""
+        epoch, index = key
+        return str(self.paths[index]), epoch, self._name(index)
+
+    @property
+    def are_pixels(self) -> bool:
+        """Whether they come from a pixel store, ready to be cut."""
+        stored = stored_picture(self.paths[0]) if self.paths else None
+        return stored is not None and stored.store.layout == "raw"
+
+    def _name(self, index: int) -> int:
+        return index if self.names is None else int(self.names[index])
 
     def collate(self, items: Sequence[Item]) -> Batch:
         """One batch of decoded pictures."""
@@ -205,6 +214,12 @@ class Pictures:
             damaged=tuple((index, reason) for index, reason in items if isinstance(reason, str)),
         )
 
+    def batch(self, rows: list[int], pixels_BVHWC: NDArray[np.uint8]) -> Batch:
+        """One batch of sound pictures that lie together, which are not copied."""
+        stacks = (torch.from_numpy(pixels_BVHWC).permute(0, 1, 4, 2, 3),)
+        group = PictureGroup(torch.arange(len(rows)), stacks, self.decoder.preprocessing)
+        return Batch(torch.tensor(rows), torch.from_numpy(self.labels[rows]), (group,))
+
     def _group(self, places: list[int], pictures: list[list[NDArray[np.uint8]]]) -> PictureGroup:
         stacks = []
         for _, run in itertools.groupby(range(len(pictures[0])), key=lambda view: pictures[0][view].shape):
@@ -213,7 +228,7 @@ class Pictures:
                 len(pictures), len(views), *pictures[0][views[0]].shape
             )
             stacks.append(torch.from_numpy(pixels_NVHWC).permute(0, 1, 4, 2, 3))
-        return PictureGroup(torch.tensor(places), tuple(stacks), self.preprocessing)
+        return PictureGroup(torch.tensor(places), tuple(stacks), self.decoder.preprocessing)
 
 
 class Decoding(Protocol):
@@ -293,16 +308,19 @@ class EvaluationBatches:
 
 
 class Loader:
-    """Decodes pictures ahead of the network, in threads, and gives them in order.
+    """Decodes pictures ahead of the network and gives them in order: in threads, and where these are too slow for the
+    pixels of a store, in processes.
 
-    Pillow decodes and resizes without Python's global lock, so that threads keep all cores busy; unlike processes they
-    start at once, copy nothing, die with the program, and work in notebooks and scripts as they are.
+    Pillow decodes and resizes without Python's lock, so that threads keep all cores busy; unlike processes they start
+    at once, copy nothing, and work in notebooks and scripts as they are. Pixels of a store take little but Python,
+    where threads are in each other's way. Processes are started when the network has waited for such pictures, and
+    take over once they are there. Batches are the same either way.
 
     Arguments:
         pictures: the data set.
         batches: which pictures, in which order.
-        workers: threads; 0 decodes when asked, None is one a core, at most 16 (processes of one machine share the
-            cores).
+        workers: threads, and processes; 0 decodes when asked, None is one a core, at most 16 (processes of one machine
+            share the cores).
     """
 
     def __init__(self, pictures: Decoding, batches: Batches, workers: int | None = None) -> None:
@@ -310,6 +328,15 @@ class Loader:
         self.batches = batches
         cores = max(1, (os.cpu_count() or 1) // processes.place().local_count)
         self.workers = min(16, cores) if workers is None else workers
+        self._patience = Patience()
+        self._processes: DecodingProcesses | None = None
+        self._taken = threading.Lock()
+        self._largest = 0
+
+    @property
+    def has_processes(self) -> bool:
+        """Whether processes decode by now."""
+        return self._processes is not None and self._processes.ready
 
     def __iter__(self) -> Iterator[Batch]:
         if not self.workers:
@@ -317,20 +344,95 @@ class Loader:
                 yield self.pictures.collate([self.pictures[key] for key in keys])
             return
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
+        first = self._taken.acquire(blocking=False)  # a second pass beside the first has its threads alone
         try:
-            waiting: deque[list[Future[Any]]] = deque()
+            waiting: deque[Callable[[], Batch]] = deque()
+            self._patience.start()
             for keys in self.batches:
-                waiting.append([pool.submit(self.pictures.__getitem__, key) for key in keys])
+                waiting.append((first and self._ask_processes(keys)) or _ask_threads(pool, self.pictures, keys))
                 if len(waiting) > AHEAD:
                     yield self._finish(waiting.popleft())
             while waiting:
                 yield self._finish(waiting.popleft())
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+            if first:
+                if self._processes is not None:
+                    self._processes.drain()
+                self._taken.release()
 
-    def _finish(self, items: Iterable[Future[Any]]) -> Batch:
-        return self.pictures.collate([item.result() for item in items])
+    def _finish(self, get: Callable[[], Batch]) -> Batch:
+        with self._patience:
+            batch = get()
+        self._largest = max(self._largest, len(batch.indices))
+        if self._patience.is_over and self._processes is None:
+            self._processes = self._start_processes(batch)
+        return batch
+
+    def _start_processes(self, batch: Batch) -> DecodingProcesses | None:
+        """Processes for pictures like these; None where they are of no use."""
+        pictures, group = self.pictures, batch.groups[0] if batch.groups else None
+        if type(pictures) is not Pictures or not isinstance(group, PictureGroup) or len(group.stacks) > 1:
+            return None
+        if not pictures.are_pixels or not can_start_processes():
+            return None
+        log.debug("the network waits for pictures: %d processes are started to cut them", self.workers)
+        _, v, c, h, w = group.stacks[0].shape
+        helpers = DecodingProcesses(pictures.decoder, self.workers, (v, h, w, c), self._largest + 1, AHEAD + 4)
+        weakref.finalize(self, helpers.close)
+        return helpers
+
+    def _ask_processes(self, keys: list[Key]) -> Callable[[], Batch] | None:
+        helpers, pictures = self._processes, self.pictures
+        if helpers is None or not helpers.ready:
+            return None
+        assert isinstance(pictures, Pictures)
+        return partial(_collect, helpers, pictures, keys) if helpers.ask([*map(pictures.request, keys)]) else None
+
+
+def _collect(helpers: DecodingProcesses, pictures: Pictures, keys: list[Key]) -> Batch:
+    found = helpers.collect()
+    if isinstance(found, np.ndarray):
+        return pictures.batch([index for _, index in keys], found)
+    return pictures.collate(
+        [pictures[key] if views is None else (key[1], views) for key, views in zip(keys, found, strict=True)]
+    )
+
+
+def _ask_threads(pool: ThreadPoolExecutor, pictures: Decoding, keys: list[Key]) -> Callable[[], Batch]:
+    futures = [pool.submit(pictures.__getitem__, key) for key in keys]
+    return lambda: pictures.collate([future.result() for future in futures])
+
+
+class Patience:
+    """Notes how much of its time a consumer waits, while it is entered; it is over where that is too much."""
+
+    def __init__(self) -> None:
+        self._seen = self._waited = 0.0
+        self._last = 0.0
+
+    def start(self) -> None:
+        """From here on time counts."""
+        self._last = time.perf_counter()
+
+    def __enter__(self) -> None:
+        self._asked = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        now = time.perf_counter()
+        if self._seen > PATIENCE_SECONDS:  # what was long ago tells little
+            self._seen, self._waited = self._seen / 2, self._waited / 2
+        self._waited += now - self._asked
+        self._seen += now - self._last
+        self._last = now
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it waited for more than its share of at least half a window."""
+        return self._seen > PATIENCE_SECONDS / 2 and self._waited > PATIENCE_SHARE * self._seen
 
 
 # Batches in decoding while one is used: enough to bridge a slow picture, little enough to keep memory small.
 AHEAD = 2
+# Seconds, and the share of them that a network may wait for pictures: "under 3 %" is what a pixel store is for.
+PATIENCE_SECONDS, PATIENCE_SHARE = 4.0, 0.03

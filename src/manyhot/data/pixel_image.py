@@ -58,7 +58,8 @@ class PixelImage(Image.Image):
             return super().transpose(method)
         import torch
 
-        return PixelImage(torch.from_numpy(np.array(self._pixels)).flip(1).numpy())
+        pixels = self._pixels if self._pixels.flags.writeable else np.array(self._pixels)  # torch takes no others
+        return PixelImage(torch.from_numpy(pixels).flip(1).numpy())
 
 
 def resized_part(

@@ -107,12 +107,21 @@ class Preprocessing(BaseModel):
 
         The result lies in memory as the bytes do.
         """
+        scale, shift = self._scale_and_shift.to(images.device)
         if images.stride(-3) != 1:
-            mean = torch.tensor(self.mean, device=images.device).view(3, 1, 1)
-            std = torch.tensor(self.std, device=images.device).view(3, 1, 1)
-            return images.float().div_(255).sub_(mean).div_(std)
+            values = images.float()
+            return torch.addcmul(shift.view(3, 1, 1), values, scale.view(3, 1, 1), out=values)
         # Channels last: three numbers repeated along whole rows take less than half the time of steps of three.
-        rows = images.movedim(-3, -1).flatten(-2)
         width = images.shape[-1]
-        mean, std = (torch.tensor(three * width, device=images.device) for three in (self.mean, self.std))
-        return rows.float().div_(255).sub_(mean).div_(std).view(*rows.shape[:-1], width, 3).movedim(-1, -3)
+        rows = images.movedim(-3, -1).flatten(-2).float()
+        torch.addcmul(shift.repeat(width), rows, scale.repeat(width), out=rows)
+        return rows.view(*rows.shape[:-1], width, 3).movedim(-1, -3)
+
+    @cached_property
+    def _scale_and_shift(self) -> Tensor:
+        """Bytes times the first row and plus the second are (bytes / 255 - mean) / std, float32 [2, 3].
+
+        One pass over the values, where the subtraction and the two divisions would be three.
+        """
+        mean, std = torch.tensor([self.mean, self.std], dtype=torch.float64)
+        return torch.stack([1 / (255 * std), -mean / std]).float()

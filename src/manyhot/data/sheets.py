@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from manyhot.data.decoding import AUGMENT
 from manyhot.data.drawing import contact_sheet
 from manyhot.data.images import open_image
-from manyhot.data.loading import AUGMENT
 from manyhot.data.manifest import Manifest
 from manyhot.data.preprocessing import Preprocessing
 from manyhot.data.transforms import augmentations, augmented_canvas
