@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from manyhot.data.loading import AUGMENT, Batch, Batches, Key, PictureGroup
+from manyhot.data.decoding import Batches, Key
+from manyhot.data.loading import AUGMENT, Batch, PictureGroup
 from manyhot.data.pixels import StoredPicture, stored_picture
 from manyhot.data.preprocessing import Preprocessing
 from manyhot.data.transforms import Augmentation, RandomResizedCrop, augmentations

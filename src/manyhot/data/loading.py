@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from manyhot import processes
+from manyhot.data.decoding import CropBatch, CropGroup, Item, Key
 from manyhot.data.images import DamagedImage, open_image
 from manyhot.data.preprocessing import Preprocessing
 from manyhot.data.transforms import Augmentation, augment
 
 # Streams of randomness: the first number after the seed, so that no two uses share one.
 ORDER, AUGMENT = 1, 2
-
-Key = tuple[int, int]
-"""(epoch, index): which augmentation of which picture. Epoch -1 asks for the picture without augmentation."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +34,12 @@ class PictureGroup:
     places: Tensor
     stacks: tuple[Tensor, ...]
     preprocessing: Preprocessing
+
+    @classmethod
+    def of(cls, group: CropGroup, preprocessing: Preprocessing) -> PictureGroup:
+        """Decoded pictures as tensors, which share their memory."""
+        stacks = (torch.from_numpy(stack).permute(0, 1, 4, 2, 3) for stack in group.stacks)
+        return cls(torch.from_numpy(group.places), tuple(stacks), preprocessing)
 
     def normalized(self, device: torch.device) -> tuple[Tensor, ...]:
         """The stacks as the network takes them, float32, on its device."""
@@ -140,9 +139,6 @@ def _inside(places: Tensor, start: int, end: int) -> slice:
     return slice(int((places < start).sum()), int((places < end).sum()))
 
 
-Item = tuple[int, list[NDArray[np.uint8]]] | tuple[int, str]
-
-
 class Pictures:
     """Decoded pictures with their labels, by (epoch, index).
 
@@ -193,47 +189,13 @@ class Pictures:
 
     def collate(self, items: Sequence[Item]) -> Batch:
         """One batch of decoded pictures."""
-        sound = [(index, views) for index, views in items if not isinstance(views, str)]
-        alike: dict[tuple[tuple[int, ...], ...], list[int]] = {}
-        for place, (_, views) in enumerate(sound):
-            alike.setdefault(tuple(view.shape for view in views), []).append(place)
-        rows = [index for index, _ in sound]
+        batch = CropBatch.of(items)
         return Batch(
-            indices=torch.tensor(rows, dtype=torch.int64),
-            labels=torch.from_numpy(self.labels[rows]),
-            groups=tuple(self._group(places, [sound[place][1] for place in places]) for places in alike.values()),
-            damaged=tuple((index, reason) for index, reason in items if isinstance(reason, str)),
+            indices=torch.from_numpy(batch.indices),
+            labels=torch.from_numpy(self.labels[batch.indices]),
+            groups=tuple(PictureGroup.of(group, self.preprocessing) for group in batch.groups),
+            damaged=batch.damaged,
         )
-
-    def _group(self, places: list[int], pictures: list[list[NDArray[np.uint8]]]) -> PictureGroup:
-        stacks = []
-        for _, run in itertools.groupby(range(len(pictures[0])), key=lambda view: pictures[0][view].shape):
-            views = list(run)
-            pixels_NVHWC = np.stack([picture[view] for picture in pictures for view in views]).reshape(
-                len(pictures), len(views), *pictures[0][views[0]].shape
-            )
-            stacks.append(torch.from_numpy(pixels_NVHWC).permute(0, 1, 4, 2, 3))
-        return PictureGroup(torch.tensor(places), tuple(stacks), self.preprocessing)
-
-
-class Decoding(Protocol):
-    """A data set that decodes one picture at a time, in any thread, and joins them to a batch."""
-
-    def __getitem__(self, key: Key) -> Any:
-        """One decoded picture."""
-
-    def collate(self, items: Sequence[Any]) -> Batch:
-        """One batch of decoded pictures."""
-
-
-class Batches(Protocol):
-    """Which pictures make which batch."""
-
-    def __len__(self) -> int:
-        """Batches in a whole pass."""
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        """The keys of each batch."""
 
 
 class TrainingBatches:
@@ -275,62 +237,3 @@ class TrainingBatches:
             whole = order[start : start + self.size(batch)]
             share = whole[self.rank :: self.world]
             yield [(self.epoch, int(index)) for index in (share if len(share) else whole[:1])]
-
-
-class EvaluationBatches:
-    """Every picture once, in order; each process takes every world-th batch. Epoch -1 is without augmentation."""
-
-    def __init__(self, n: int, batch_size: int, rank: int = 0, world: int = 1, *, epoch: int = -1) -> None:
-        self.n, self.batch_size, self.rank, self.world, self.epoch = n, batch_size, rank, world, epoch
-
-    def __len__(self) -> int:
-        """Batches of this process."""
-        return len(range(self.rank * self.batch_size, self.n, self.world * self.batch_size))
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        for start in range(self.rank * self.batch_size, self.n, self.world * self.batch_size):
-            yield [(self.epoch, index) for index in range(start, min(start + self.batch_size, self.n))]
-
-
-class Loader:
-    """Decodes pictures ahead of the network, in threads, and gives them in order.
-
-    Pillow decodes and resizes without Python's global lock, so that threads keep all cores busy; unlike processes they
-    start at once, copy nothing, die with the program, and work in notebooks and scripts as they are.
-
-    Arguments:
-        pictures: the data set.
-        batches: which pictures, in which order.
-        workers: threads; 0 decodes when asked, None is one a core, at most 16 (processes of one machine share the
-            cores).
-    """
-
-    def __init__(self, pictures: Decoding, batches: Batches, workers: int | None = None) -> None:
-        self.pictures = pictures
-        self.batches = batches
-        cores = max(1, (os.cpu_count() or 1) // processes.place().local_count)
-        self.workers = min(16, cores) if workers is None else workers
-
-    def __iter__(self) -> Iterator[Batch]:
-        if not self.workers:
-            for keys in self.batches:
-                yield self.pictures.collate([self.pictures[key] for key in keys])
-            return
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
-        try:
-            waiting: deque[list[Future[Any]]] = deque()
-            for keys in self.batches:
-                waiting.append([pool.submit(self.pictures.__getitem__, key) for key in keys])
-                if len(waiting) > AHEAD:
-                    yield self._finish(waiting.popleft())
-            while waiting:
-                yield self._finish(waiting.popleft())
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-    def _finish(self, items: Iterable[Future[Any]]) -> Batch:
-        return self.pictures.collate([item.result() for item in items])
-
-
-# Batches in decoding while one is used: enough to bridge a slow picture, little enough to keep memory small.
-AHEAD = 2

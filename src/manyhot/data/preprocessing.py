@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
 
 from manyhot.data.crops import Crops, Frame, crops
 from manyhot.recipe import Input
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -107,6 +108,8 @@ class Preprocessing(BaseModel):
 
         The result lies in memory as the bytes do.
         """
+        import torch  # exported models are used without it
+
         if images.stride(-3) != 1:
             mean = torch.tensor(self.mean, device=images.device).view(3, 1, 1)
             std = torch.tensor(self.std, device=images.device).view(3, 1, 1)
