@@ -32,8 +32,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from manyhot.data.decoding import Loader
 from manyhot.data.device import DeviceLoader
-from manyhot.data.loading import Batch, Loader, Pictures, TrainingBatches
+from manyhot.data.loading import Batch, Pictures, TrainingBatches
 from manyhot.data.manifest import Manifest
 from manyhot.data.preparing import Preparation, prepare
 from manyhot.data.preprocessing import Preprocessing

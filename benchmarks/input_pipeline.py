@@ -23,7 +23,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from manyhot.data.loading import Loader, Pictures, TrainingBatches
+from manyhot.data.decoding import Loader
+from manyhot.data.loading import Pictures, TrainingBatches
 from manyhot.data.manifest import Manifest
 from manyhot.data.preparing import Preparation, prepare
 from manyhot.data.preprocessing import Preprocessing

@@ -16,7 +16,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from manyhot.data.loading import Loader, Pictures, TrainingBatches
+from manyhot.data.decoding import Loader
+from manyhot.data.loading import Pictures, TrainingBatches
 from manyhot.data.preprocessing import Preprocessing
 from manyhot.data.transforms import HorizontalFlip, RandomResizedCrop
 

@@ -21,7 +21,7 @@ from manyhot.errors import UserError
 from manyhot.inference.predict import Predictor
 from manyhot.metrics.calibration import Calibration, expected_calibration_error, fit_isotonic
 from manyhot.metrics.choosing import best_f1, wanted_precision, wanted_recall
-from manyhot.models.bundle import read_config
+from manyhot.models.bundle_config import read_config
 from manyhot.predictions import Predictions
 
 

@@ -19,7 +19,7 @@ from manyhot.metrics.calibration import Calibration, expected_calibration_error,
 from manyhot.metrics.choosing import ChosenThresholds, best_f1, carried_over, wanted_precision, wanted_recall
 from manyhot.metrics.columns import Labels, Scores
 from manyhot.metrics.thresholds import threshold_counts
-from manyhot.models.bundle import WEIGHTS, BundleConfig, Origin, digest_ids, read_config, write_config
+from manyhot.models.bundle_config import WEIGHTS, BundleConfig, Origin, digest_ids, read_config, write_config
 from manyhot.predictions import Predictions
 from manyhot.recipe import Recipe, load_recipe
 from manyhot.runs import Run, open_run
@@ -290,7 +290,8 @@ def _evaluated(run: Run, config: BundleConfig, part: Manifest, split: str) -> Pr
 
 
 def _score(run: Run, recipe: Recipe, part: Manifest, on_error: str | None) -> Predictions:
-    predictor = Predictor.load(run.path, batch_size=recipe.evaluation.batch_size, workers=recipe.training.workers)
+    settings = {"batch_size": recipe.evaluation.batch_size, "workers": recipe.training.workers}
+    predictor = Predictor.load(run.path, **settings, backend="torch")
     return predictor.predict_manifest(part, on_error=on_error or recipe.data.on_error)[0]
 
 

@@ -10,7 +10,8 @@ import torch
 
 from manyhot.atomic import atomic_open, write_text
 from manyhot.errors import UserError
-from manyhot.models.bundle import CONFIG, load_bundle, save_bundle
+from manyhot.models.bundle import load_bundle, save_bundle
+from manyhot.models.bundle_config import CONFIG
 from manyhot.models.weight_standardization import (
     Difference,
     StandardizationReport,

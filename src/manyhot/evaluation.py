@@ -14,9 +14,10 @@ from manyhot import processes
 from manyhot.atomic import write_text
 from manyhot.data.manifest import Manifest
 from manyhot.errors import UserError
-from manyhot.inference.predict import Logits, Predictor
+from manyhot.inference.logits import Logits
+from manyhot.inference.predict import Predictor
 from manyhot.metrics.summary import measure
-from manyhot.models.bundle import BundleConfig, digest_ids
+from manyhot.models.bundle_config import BundleConfig, digest_ids
 from manyhot.predictions import Predictions
 from manyhot.recipe import Recipe, parse_recipe
 from manyhot.report.page import write_report
@@ -86,7 +87,11 @@ def _evaluate_together(
     part = (manifest or trained_on).split(split)
     settings = recipe.evaluation
     predictor = Predictor.load(
-        run.path, batch_size=settings.batch_size, workers=recipe.training.workers, crops=settings.crops
+        run.path,
+        batch_size=settings.batch_size,
+        workers=recipe.training.workers,
+        crops=settings.crops,
+        backend="torch",  # measures are of the numbers that everybody gets
     )
     predictions, logits = predictor.predict_manifest(part, on_error=on_error or recipe.data.on_error)
     return processes.by_main(

@@ -17,7 +17,7 @@ from manyhot.atomic import atomic_path, write_text
 from manyhot.data.manifest import Manifest
 from manyhot.detections import Detections
 from manyhot.errors import UserError
-from manyhot.inference.predict import activate
+from manyhot.inference.logits import activate
 from manyhot.localization.boxes import BoxRule, Extreme, box_rules
 from manyhot.localization.choosing import Choice, Chooser
 from manyhot.localization.finding import MIN_SCORE, Finder, Refiner, positive_pairs
@@ -26,7 +26,8 @@ from manyhot.localization.heatmaps import GradCAM, HeatMap, heat_maps
 from manyhot.localization.looking import Look
 from manyhot.localization.proposals import Snapping, read_proposals
 from manyhot.metrics.localization import TOLERANCE
-from manyhot.models.bundle import Bundle, PlaceRule, digest_ids, load_bundle, write_config
+from manyhot.models.bundle import Bundle, load_bundle
+from manyhot.models.bundle_config import PlaceRule, digest_ids, write_config
 from manyhot.models.geometry import Geometry
 from manyhot.recipe import parse_recipe
 from manyhot.registry import Part, Registry

@@ -196,8 +196,8 @@ class Training(Section):
     workers: int | None = Field(
         None,
         ge=0,
-        description="threads that decode pictures, and processes where those of a store are waited for; null: one a core, "
-        "at most 16. Never changes the result",
+        description="threads that decode pictures, and processes where those of a store are waited for; null: one a "
+        "core, at most 16. Never changes the result",
     )
     on_device: bool = Field(
         default=False,

@@ -16,10 +16,12 @@ import pytest
 import torch
 from PIL import Image
 
-from manyhot.data import loading
-from manyhot.data.decoding import Decoder, DecodingProcesses, serve
-from manyhot.data.loading import Batch, EvaluationBatches, Loader, Patience, Pictures, TrainingBatches
+from manyhot.data import patience
+from manyhot.data.decoding import EvaluationBatches, Loader
+from manyhot.data.decoding_processes import Decoder, DecodingProcesses, serve
+from manyhot.data.loading import Batch, Pictures, TrainingBatches
 from manyhot.data.manifest import Manifest, Row
+from manyhot.data.patience import Patience
 from manyhot.data.preparing import Preparation, prepare
 from manyhot.data.preprocessing import Preprocessing
 from manyhot.data.resizing import Resizing
@@ -53,8 +55,8 @@ def stored(files, tmp_path_factory) -> list[Path]:
 
 @pytest.fixture
 def impatient(monkeypatch) -> None:
-    monkeypatch.setattr(loading, "PATIENCE_SECONDS", 0.0)
-    monkeypatch.setattr(loading, "PATIENCE_SHARE", 0.0)
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(patience, "PATIENCE_SHARE", 0.0)
 
 
 def epoch_of(loader: Loader, epoch: int) -> list[Batch]:
@@ -130,11 +132,12 @@ def test_processes_end_with_their_loader(stored):
 SCRIPT = """
 import sys, time, numpy as np
 from pathlib import Path
-from manyhot.data import loading
-from manyhot.data.loading import Loader, Pictures, EvaluationBatches
+from manyhot.data import patience
+from manyhot.data.decoding import EvaluationBatches, Loader
+from manyhot.data.loading import Pictures
 from manyhot.data.preprocessing import Preprocessing
 from manyhot.recipe import Input
-loading.PATIENCE_SECONDS = loading.PATIENCE_SHARE = 0.0
+patience.PATIENCE_SECONDS = patience.PATIENCE_SHARE = 0.0
 paths = [Path(name) for name in sys.argv[1:]]
 rules = Preprocessing.from_recipe(Input(size=16), (0.5,) * 3, (0.5,) * 3)
 loader = Loader(Pictures(paths, np.zeros((len(paths), 1), np.int8), rules), EvaluationBatches(len(paths), 4), 2)
@@ -234,25 +237,25 @@ def test_serving_answers_each_picture_in_one_way(files, tmp_path):
 
 def test_patience_is_a_share_of_lately(monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr(loading.time, "perf_counter", lambda: clock[0])
-    monkeypatch.setattr(loading, "PATIENCE_SECONDS", 10.0)
+    monkeypatch.setattr(patience.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 10.0)
 
-    def batch(patience: Patience, work: float, wait: float) -> None:
+    def batch(lasting: Patience, work: float, wait: float) -> None:
         clock[0] += work
-        with patience:
+        with lasting:
             clock[0] += wait
 
-    patience = Patience()
-    patience.start()
-    batch(patience, 1.0, 1.0)
-    assert not patience.is_over  # too early to tell
-    batch(patience, 3.5, 0.0)
-    assert patience.is_over
+    lasting = Patience()
+    lasting.start()
+    batch(lasting, 1.0, 1.0)
+    assert not lasting.is_over  # too early to tell
+    batch(lasting, 3.5, 0.0)
+    assert lasting.is_over
     for _ in range(5):
-        batch(patience, 10.0, 0.0)
-    assert not patience.is_over  # the start is forgotten
+        batch(lasting, 10.0, 0.0)
+    assert not lasting.is_over  # the start is forgotten
     clock[0] += 1000.0
-    patience.start()  # time between passes does not count
+    lasting.start()  # time between passes does not count
     for _ in range(3):
-        batch(patience, 10.0, 0.5)
-    assert patience.is_over
+        batch(lasting, 10.0, 0.5)
+    assert lasting.is_over

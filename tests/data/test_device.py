@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from torchvision.transforms.v2 import functional
 
+from manyhot.data.decoding import EvaluationBatches, Loader
 from manyhot.data.device import DeviceLoader, refuse_unbatched
-from manyhot.data.loading import EvaluationBatches, Loader, Pictures, TrainingBatches
+from manyhot.data.loading import Pictures, TrainingBatches
 from manyhot.data.manifest import Manifest
 from manyhot.data.preparing import Preparation, prepare
 from manyhot.data.preprocessing import Preprocessing

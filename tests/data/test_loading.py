@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from manyhot.data.loading import AHEAD, Batch, EvaluationBatches, Loader, Pictures, TrainingBatches
+from manyhot.data.decoding import AHEAD, EvaluationBatches, Loader
+from manyhot.data.loading import Batch, Pictures, TrainingBatches
 from manyhot.data.manifest import Manifest, Row
 from manyhot.data.preparing import Preparation, prepare
 from manyhot.data.preprocessing import Preprocessing

@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 import manyhot
+from manyhot.data.decoding import EvaluationBatches
 from manyhot.data.images import open_image
-from manyhot.data.loading import EvaluationBatches, TrainingBatches
+from manyhot.data.loading import TrainingBatches
 from manyhot.data.manifest import Manifest
 from manyhot.data.preprocessing import Preprocessing
 from manyhot.data.transforms import augmentations

@@ -10,7 +10,8 @@ from PIL import Image
 from torchvision import models
 from torchvision.transforms import functional as tv
 
-from manyhot.data.loading import EvaluationBatches, Loader, Pictures
+from manyhot.data.decoding import EvaluationBatches, Loader
+from manyhot.data.loading import Pictures
 from manyhot.data.preprocessing import Preprocessing
 from manyhot.errors import UserError
 from manyhot.models.classifier import create_classifier

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from manyhot.errors import UserError
 from manyhot.models.backbones import create_backbone
-from manyhot.models.bundle import BundleConfig
+from manyhot.models.bundle_config import BundleConfig
 from manyhot.models.classifier import create_classifier
 from manyhot.models.geometry import Geometry, measure_geometry
 from manyhot.models.layers import summarize

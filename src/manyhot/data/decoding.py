@@ -1,248 +1,286 @@
-"""From the name of a picture to its crops, in this process or in others."""
+"""Decoding ahead of the network: crops as arrays, without torch. `loading` makes tensors of them."""
 
 from __future__ import annotations
 
+import itertools
 import logging
-import mmap
 import os
-import pickle
-import signal
-import subprocess
-import sys
-import tempfile
+import threading
 import weakref
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, Pipe
+from functools import partial
 from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from manyhot.data.images import DamagedImage, open_image
+from manyhot import processes
+from manyhot.data.decoding_processes import Decoder, DecodingProcesses, Item, Request, can_start_processes
+from manyhot.data.patience import Patience
+from manyhot.data.pixels import stored_picture
 from manyhot.data.preprocessing import Preprocessing
-from manyhot.data.transforms import Augmentation, augment
 
 log = logging.getLogger("manyhot")
 
-AUGMENT = 2
-"""The stream of randomness of augmentation: the first number after the seed."""
+Key = tuple[int, int]
+"""(epoch, index): which augmentation of which picture. Epoch -1 asks for the picture without augmentation."""
 
-Views = list[NDArray[np.uint8]]
-"""uint8 [H, W, 3] of each crop of a picture."""
-
-Request = tuple[str, int, int]
-"""File, epoch and number of a picture: see `Decoder`."""
+B = TypeVar("B")
+B_co = TypeVar("B_co", covariant=True)
 
 
 @dataclass(frozen=True)
-class Decoder:
-    """How a picture becomes crops: a function of its file, the epoch and its number.
+class CropGroup:
+    """Pictures of a batch whose crops have the same shapes.
 
     Arguments:
-        preprocessing: of every picture.
-        augment: parts that change it in training.
-        seed: of the augmentation.
+        places: int64 [n], their places in the batch, ascending.
+        stacks: uint8 [n, V, H, W, 3] each: V crops of one shape of every picture.
     """
 
-    preprocessing: Preprocessing
-    augment: tuple[Augmentation, ...] = ()
-    seed: int = 0
-
-    def decode(self, path: str | Path, epoch: int, number: int) -> Views | str:
-        """Its crops, or the reason why it cannot be read.
-
-        Arguments:
-            path: an image file, or a picture of a store.
-            epoch: counted from 0; -1 asks for the picture without augmentation.
-            number: that its augmentation depends on.
-        """
-        try:
-            image = open_image(path)
-        except DamagedImage as damage:
-            return damage.reason
-        if self.augment and epoch >= 0:
-            rng = np.random.default_rng([self.seed, AUGMENT, epoch, number])
-            views = augment(image, self.augment, rng, self.preprocessing)
-        else:
-            views = self.preprocessing.views(image)
-        return [np.asarray(view) for view in views]
+    places: NDArray[np.int64]
+    stacks: tuple[NDArray[np.uint8], ...]
 
 
-class DecodingProcesses:
-    """Processes that decode the pictures of batches into memory shared with this one.
-
-    A picture of a store takes a fifth of a millisecond, much of it in Python, whose lock lets two threads do little
-    more than one. The processes are programs of their own, so a script needs no guard of its main part, and end when
-    this one does, however it ends. They need a second or two to start; what they cannot do is left to the caller.
+@dataclass(frozen=True)
+class CropBatch:
+    """Decoded pictures.
 
     Arguments:
-        decoder: of the pictures.
-        count: of processes.
-        shape: [V, H, W, 3] of the crops of a picture; pictures with others are left to the caller.
-        pictures: that a batch has at most; of larger ones the rest is left to the caller.
-        slots: batches that there is room for: those that are asked for, and those collected that are still in use.
+        indices: int64 [B], which of the pictures.
+        groups: the B pictures by the shapes of their crops.
+        damaged: (index, reason) of pictures that could not be read; they are not among the B.
     """
 
-    def __init__(self, decoder: Decoder, count: int, shape: tuple[int, ...], pictures: int, slots: int) -> None:
-        self._pictures = pictures
-        self._free = deque(range(slots))
-        self._asked: deque[tuple[int, int]] = deque()
-        self._awaited = set(range(count))
-        self._fallen = False
-        file = _shared_file(slots * pictures * int(np.prod(shape)))
-        self._memory = np.frombuffer(mmap.mmap(file, 0), np.uint8).reshape(slots, pictures, *shape)
-        self._workers = [_start(file, pickle.dumps((decoder, shape))) for _ in range(count)]
-        os.close(file)
+    indices: NDArray[np.int64]
+    groups: tuple[CropGroup, ...]
+    damaged: tuple[tuple[int, str], ...] = ()
+
+    @classmethod
+    def of(cls, items: Sequence[Item]) -> CropBatch:
+        """The batch that decoded pictures make."""
+        sound = [(index, views) for index, views in items if not isinstance(views, str)]
+        alike: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+        for place, (_, views) in enumerate(sound):
+            alike.setdefault(tuple(view.shape for view in views), []).append(place)
+        return cls(
+            indices=np.array([index for index, _ in sound], dtype=np.int64),
+            groups=tuple(_group(places, [sound[place][1] for place in places]) for places in alike.values()),
+            damaged=tuple((index, reason) for index, reason in items if isinstance(reason, str)),
+        )
+
+
+def _group(places: list[int], pictures: list[list[NDArray[np.uint8]]]) -> CropGroup:
+    stacks = []
+    for _, run in itertools.groupby(range(len(pictures[0])), key=lambda view: pictures[0][view].shape):
+        views = list(run)
+        pixels_NVHWC = np.stack([picture[view] for picture in pictures for view in views]).reshape(
+            len(pictures), len(views), *pictures[0][views[0]].shape
+        )
+        stacks.append(pixels_NVHWC)
+    return CropGroup(np.array(places, dtype=np.int64), tuple(stacks))
+
+
+class PictureFiles(ABC, Generic[B]):
+    """Pictures by (epoch, index), decoded one at a time in any thread or process and joined to batches.
+
+    Arguments:
+        paths: N image files.
+        decoder: how a picture becomes crops.
+        names: N numbers that the augmentation of each picture depends on; None: the indices.
+    """
+
+    def __init__(self, paths: Sequence[Path], decoder: Decoder, names: Sequence[int] | None = None) -> None:
+        self.paths, self.decoder, self.names = paths, decoder, names
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.paths)
+
+    def __getitem__(self, key: Key) -> Item:
+        """The crops of one picture, or why there are none."""
+        epoch, index = key
+        return index, self.decoder.decode(self.paths[index], epoch, self._name(index))
+
+    def request(self, key: Key) -> Request:
+        """The same for another process."""
+        epoch, index = key
+        return str(self.paths[index]), epoch, self._name(index)
 
     @property
-    def ready(self) -> bool:
-        """Whether all have started; they never are once one has failed."""
-        try:
-            for worker in list(self._awaited):
-                if self._workers[worker][1].poll():
-                    self._workers[worker][1].recv()
-                    self._awaited.remove(worker)
-        except (OSError, EOFError):
-            self._fall()
-        return not self._awaited and not self._fallen
+    def are_pixels(self) -> bool:
+        """Whether they come from a pixel store, ready to be cut."""
+        stored = stored_picture(self.paths[0]) if self.paths else None
+        return stored is not None and stored.store.layout == "raw"
 
-    def ask(self, requests: Sequence[Request]) -> bool:
-        """Have the next batch decoded; False where there is no room left."""
-        if not self._free:
-            return False
-        slot, here = self._free.popleft(), requests[: self._pictures]
-        self._asked.append((slot, len(requests)))
-        try:
-            for (_, connection), (start, end) in zip(self._workers, self._shares(len(here)), strict=True):
-                connection.send((slot * self._pictures + start, here[start:end]))
-        except OSError:
-            self._fall()
-        return True
+    def collate(self, items: Sequence[Item]) -> B:
+        """One batch of decoded pictures."""
+        return self.batch(CropBatch.of(items))
 
-    def collect(self) -> NDArray[np.uint8] | list[Views | str | None]:
-        """The batch that was asked for first.
+    @abstractmethod
+    def batch(self, crops: CropBatch) -> B:
+        """What they are wanted as; the memory of their crops is theirs as long as the batch holds it."""
 
-        Returns:
-            uint8 [B, V, H, W, 3] in shared memory, which is used again when the array is dropped; or, for each picture
-            its crops, the reason of its damage, or None where it is left to the caller: all of them where a process has
-            ended.
-        """
-        slot, count = self._asked.popleft()
-        block = self._memory[slot, :count]
-        weakref.finalize(block, self._free.append, slot).atexit = False
-        answers: list[bool | str | None] = []
-        try:
-            for _, connection in self._workers:
-                answers.extend(connection.recv())
-        except (OSError, EOFError):
-            self._fall()
-        answers.extend([None] * (count - len(answers)))
-        if all(answer is True for answer in answers):
-            return block
-        return [list(block[row].copy()) if isinstance(answer, bool) else answer for row, answer in enumerate(answers)]
-
-    def drain(self) -> None:
-        """Wait for what was asked for, and drop it."""
-        while self._asked:
-            self.collect()
-
-    def _fall(self) -> None:
-        """Once one has ended, the others are of no use."""
-        if not self._fallen:
-            log.warning("a process that decodes pictures has ended; threads go on in its place")
-        self.close()
-
-    def close(self) -> None:
-        """End the processes."""
-        self._fallen = True
-        for process, connection in self._workers:
-            connection.close()
-            process.kill()
-            process.wait()
-
-    def _shares(self, count: int) -> list[tuple[int, int]]:
-        workers = len(self._workers)
-        return [(count * one // workers, count * (one + 1) // workers) for one in range(workers)]
+    def _name(self, index: int) -> int:
+        return index if self.names is None else int(self.names[index])
 
 
-def can_start_processes() -> bool:
-    """Whether this system can start processes with open files of this one; Windows cannot."""
-    return os.name == "posix" and bool(sys.executable)
-
-
-def _shared_file(size: int) -> int:
-    """An open file without a name, in memory where the system has such: it ends with the processes that hold it."""
-    if hasattr(os, "memfd_create"):
-        file = os.memfd_create("manyhot", os.MFD_CLOEXEC)
-    else:
-        with tempfile.TemporaryFile() as temporary:
-            file = os.dup(temporary.fileno())
-    os.truncate(file, size)
-    return file
-
-
-def _start(memory: int, settings: bytes) -> tuple[subprocess.Popen[bytes], Connection]:
-    ours, theirs = Pipe()
-    lines = [
-        "import sys",
-        f"sys.path[:] = {sys.path!r}",
-        "from manyhot.processor import prepare_processor",
-        "prepare_processor()",  # before torch is loaded
-        "from manyhot.data.decoding import work",
-        "work(*map(int, sys.argv[1:]))",
-    ]
-    process = subprocess.Popen(  # noqa: S603 - this program, with our own words
-        [sys.executable, "-c", "\n".join(lines), str(theirs.fileno()), str(memory)],
-        pass_fds=(theirs.fileno(), memory),
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.DEVNULL,
-    )
-    theirs.close()
-    ours.send_bytes(settings)
-    return process, ours
-
-
-def work(connection_file: int, memory_file: int) -> None:
-    """What a process of `DecodingProcesses` does, until the other end closes the connection."""
-    import torch
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the one that is spoken to ends the others
-    torch.set_num_threads(1)
-    connection = Connection(connection_file)
-    decoder, shape = pickle.loads(connection.recv_bytes())  # noqa: S301 - from the process that started this one
-    memory = np.frombuffer(mmap.mmap(memory_file, 0), np.uint8).reshape(-1, *shape)
-    serve(connection, decoder, memory)
-
-
-def serve(connection: Connection, decoder: Decoder, memory: NDArray[np.uint8]) -> None:
-    """Answer requests: for each picture True (its crops lie in the memory), the reason of its damage, or None.
+class PictureCrops(PictureFiles[CropBatch]):
+    """The crops of pictures as they are, without augmentation, labels or torch.
 
     Arguments:
-        connection: to the process that asks.
-        decoder: of the pictures.
-        memory: uint8 [places, V, H, W, 3].
+        paths: N image files.
+        preprocessing: how a picture becomes crops.
     """
-    connection.send(True)
-    while True:
-        try:
-            start, requests = connection.recv()
-            places = memory[start : start + len(requests)]
-            connection.send([_decode_into(*one, decoder) for one in zip(places, requests, strict=True)])
-        except (EOFError, OSError):
+
+    def __init__(self, paths: Sequence[Path], preprocessing: Preprocessing) -> None:
+        super().__init__(paths, Decoder(preprocessing))
+
+    def batch(self, crops: CropBatch) -> CropBatch:
+        """As they are."""
+        return crops
+
+
+class Decoding(Protocol[B_co]):
+    """A data set that decodes one picture at a time, in any thread, and joins them to a batch."""
+
+    def __getitem__(self, key: Key) -> Any:
+        """One decoded picture."""
+
+    def collate(self, items: Sequence[Any]) -> B_co:
+        """One batch of decoded pictures."""
+
+
+class Batches(Protocol):
+    """Which pictures make which batch."""
+
+    def __len__(self) -> int:
+        """Batches in a whole pass."""
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        """The keys of each batch."""
+
+
+class EvaluationBatches:
+    """Every picture once, in order; each process takes every world-th batch. Epoch -1 is without augmentation."""
+
+    def __init__(self, n: int, batch_size: int, rank: int = 0, world: int = 1, *, epoch: int = -1) -> None:
+        self.n, self.batch_size, self.rank, self.world, self.epoch = n, batch_size, rank, world, epoch
+
+    def __len__(self) -> int:
+        """Batches of this process."""
+        return len(range(self.rank * self.batch_size, self.n, self.world * self.batch_size))
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for start in range(self.rank * self.batch_size, self.n, self.world * self.batch_size):
+            yield [(self.epoch, index) for index in range(start, min(start + self.batch_size, self.n))]
+
+
+class Loader(Generic[B]):
+    """Decodes pictures ahead of the network and gives them in order: in threads, and where these are too slow for the
+    pixels of a store, in processes.
+
+    Pillow decodes and resizes without Python's lock, so that threads keep all cores busy; unlike processes they start
+    at once, copy nothing, and work in notebooks and scripts as they are. Pixels of a store take little but Python,
+    where threads are in each other's way. Processes are started when the network has waited for such pictures, and
+    take over once they are there. Batches are the same either way.
+
+    Arguments:
+        pictures: the data set.
+        batches: which pictures, in which order.
+        workers: threads, and processes; 0 decodes when asked, None is one a core, at most 16 (processes of one machine
+            share the cores).
+    """
+
+    def __init__(self, pictures: Decoding[B], batches: Batches, workers: int | None = None) -> None:
+        self.pictures = pictures
+        self.batches = batches
+        cores = max(1, (os.cpu_count() or 1) // processes.place().local_count)
+        self.workers = min(16, cores) if workers is None else workers
+        self._patience = Patience()
+        self._processes: DecodingProcesses | None = None
+        self._taken = threading.Lock()
+        self._largest = 0
+
+    @property
+    def has_processes(self) -> bool:
+        """Whether processes decode by now."""
+        return self._processes is not None and self._processes.ready
+
+    def __iter__(self) -> Iterator[B]:
+        if not self.workers:
+            for keys in self.batches:
+                yield self.pictures.collate([self.pictures[key] for key in keys])
             return
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
+        first = self._taken.acquire(blocking=False)  # a second pass beside the first has its threads alone
+        try:
+            waiting: deque[Callable[[], B]] = deque()
+            self._patience.start()
+            for keys in self.batches:
+                self._largest = max(self._largest, len(keys))
+                waiting.append((first and self._ask_processes(keys)) or _ask_threads(pool, self.pictures, keys))
+                if len(waiting) > AHEAD:
+                    yield self._finish(waiting.popleft())
+            while waiting:
+                yield self._finish(waiting.popleft())
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            if first:
+                if self._processes is not None:
+                    self._processes.drain()
+                self._taken.release()
+
+    def _finish(self, get: Callable[[], B]) -> B:
+        with self._patience:
+            batch = get()
+        if self._patience.is_over and self._processes is None:
+            self._processes = self._start_processes()
+        return batch
+
+    def _start_processes(self) -> DecodingProcesses | None:
+        """Processes for these pictures; None where they are of no use."""
+        pictures = self.pictures
+        if not isinstance(pictures, PictureFiles) or type(pictures).__getitem__ is not PictureFiles.__getitem__:
+            return None
+        if not pictures.are_pixels or not can_start_processes():
+            return None
+        _, views = pictures[-1, 0]
+        if isinstance(views, str) or len({view.shape for view in views}) > 1:
+            return None
+        log.debug("the network waits for pictures: %d processes are started to cut them", self.workers)
+        shape = (len(views), *views[0].shape)
+        helpers = DecodingProcesses(pictures.decoder, self.workers, shape, self._largest, AHEAD + 4)
+        weakref.finalize(self, helpers.close)
+        return helpers
+
+    def _ask_processes(self, keys: list[Key]) -> Callable[[], B] | None:
+        helpers, pictures = self._processes, self.pictures
+        if helpers is None or not helpers.ready:
+            return None
+        assert isinstance(pictures, PictureFiles)
+        return partial(_collect, helpers, pictures, keys) if helpers.ask([*map(pictures.request, keys)]) else None
 
 
-def _decode_into(place_VHW3: NDArray[np.uint8], request: Request, decoder: Decoder) -> bool | str | None:
-    try:
-        found = decoder.decode(*request)
-    except Exception:  # noqa: BLE001 - it is done again by the process that asked, and raised there
-        return None
-    if isinstance(found, str):
-        return found
-    if len(found) != len(place_VHW3) or any(view.shape != place_VHW3.shape[1:] for view in found):
-        return None
-    for place, view in zip(place_VHW3, found, strict=True):
-        place[...] = view
-    return True
+def _ask_threads(pool: ThreadPoolExecutor, pictures: Decoding[B], keys: list[Key]) -> Callable[[], B]:
+    futures = [pool.submit(pictures.__getitem__, key) for key in keys]
+    return lambda: pictures.collate([future.result() for future in futures])
+
+
+def _collect(helpers: DecodingProcesses, pictures: PictureFiles[B], keys: list[Key]) -> B:
+    found = helpers.collect()
+    if isinstance(found, np.ndarray):
+        rows = np.array([index for _, index in keys], dtype=np.int64)
+        return pictures.batch(CropBatch(rows, (CropGroup(np.arange(len(keys)), (found,)),)))
+    return pictures.collate(
+        [pictures[key] if views is None else (key[1], views) for key, views in zip(keys, found, strict=True)]
+    )
+
+
+# Batches in decoding while one is used: enough to bridge a slow picture, little enough to keep memory small.
+AHEAD = 2

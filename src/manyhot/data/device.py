@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from manyhot.data.decoding import AUGMENT
-from manyhot.data.loading import Batch, Batches, Key, PictureGroup
+from manyhot.data.decoding import Batches, Key
+from manyhot.data.decoding_processes import AUGMENT
+from manyhot.data.loading import Batch, PictureGroup
 from manyhot.data.pixels import StoredPicture, stored_picture
 from manyhot.data.preprocessing import Preprocessing
 from manyhot.data.transforms import Augmentation, RandomResizedCrop, augmentations

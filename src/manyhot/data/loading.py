@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
-import logging
-import os
-import threading
-import time
-import weakref
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from manyhot import processes
-from manyhot.data.decoding import Decoder, DecodingProcesses, Request, Views, can_start_processes
-from manyhot.data.pixels import stored_picture
+from manyhot.data.decoding import CropBatch, CropGroup, Key, PictureFiles
+from manyhot.data.decoding_processes import Decoder
 from manyhot.data.preprocessing import Preprocessing
 from manyhot.data.transforms import Augmentation
 
-log = logging.getLogger("manyhot")
-
 ORDER = 1
 """The stream of randomness of the order: the first number after the seed. That of augmentation is 2."""
-
-Key = tuple[int, int]
-"""(epoch, index): which augmentation of which picture. Epoch -1 asks for the picture without augmentation."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +34,12 @@ class PictureGroup:
     places: Tensor
     stacks: tuple[Tensor, ...]
     preprocessing: Preprocessing
+
+    @classmethod
+    def of(cls, group: CropGroup, preprocessing: Preprocessing) -> PictureGroup:
+        """Decoded pictures as tensors, which share their memory."""
+        stacks = (torch.from_numpy(stack).permute(0, 1, 4, 2, 3) for stack in group.stacks)
+        return cls(torch.from_numpy(group.places), tuple(stacks), preprocessing)
 
     def normalized(self, device: torch.device) -> tuple[Tensor, ...]:
         """The stacks as the network takes them, float32, on its device."""
@@ -148,10 +139,7 @@ def _inside(places: Tensor, start: int, end: int) -> slice:
     return slice(int((places < start).sum()), int((places < end).sum()))
 
 
-Item = tuple[int, Views | str]
-
-
-class Pictures:
+class Pictures(PictureFiles[Batch]):
     """Decoded pictures with their labels, by (epoch, index).
 
     Arguments:
@@ -172,83 +160,17 @@ class Pictures:
         seed: int = 0,
         names: Sequence[int] | None = None,
     ) -> None:
-        self.paths = paths
+        super().__init__(paths, Decoder(preprocessing, augment, seed), names)
         self.labels = labels
-        self.decoder = Decoder(preprocessing, augment, seed)
-        self.names = names
 
-    def __len__(self) -> int:
-        """N."""
-        return len(self.paths)
-
-    def __getitem__(self, key: Key) -> Item:
-        """(index, uint8 [H, W, 3] of each crop), or (index, reason) for a damaged picture."""
-        epoch, index = key
-        return index, self.decoder.decode(self.paths[index], epoch, self._name(index))
-
-    def request(self, key: Key) -> Request:
-        """The same for another process."""
-        epoch, index = key
-        return str(self.paths[index]), epoch, self._name(index)
-
-    @property
-    def are_pixels(self) -> bool:
-        """Whether they come from a pixel store, ready to be cut."""
-        stored = stored_picture(self.paths[0]) if self.paths else None
-        return stored is not None and stored.store.layout == "raw"
-
-    def _name(self, index: int) -> int:
-        return index if self.names is None else int(self.names[index])
-
-    def collate(self, items: Sequence[Item]) -> Batch:
-        """One batch of decoded pictures."""
-        sound = [(index, views) for index, views in items if not isinstance(views, str)]
-        alike: dict[tuple[tuple[int, ...], ...], list[int]] = {}
-        for place, (_, views) in enumerate(sound):
-            alike.setdefault(tuple(view.shape for view in views), []).append(place)
-        rows = [index for index, _ in sound]
+    def batch(self, crops: CropBatch) -> Batch:
+        """Tensors over the crops' memory, with the labels."""
         return Batch(
-            indices=torch.tensor(rows, dtype=torch.int64),
-            labels=torch.from_numpy(self.labels[rows]),
-            groups=tuple(self._group(places, [sound[place][1] for place in places]) for places in alike.values()),
-            damaged=tuple((index, reason) for index, reason in items if isinstance(reason, str)),
+            indices=torch.from_numpy(crops.indices),
+            labels=torch.from_numpy(self.labels[crops.indices]),
+            groups=tuple(PictureGroup.of(group, self.decoder.preprocessing) for group in crops.groups),
+            damaged=crops.damaged,
         )
-
-    def batch(self, rows: list[int], pixels_BVHWC: NDArray[np.uint8]) -> Batch:
-        """One batch of sound pictures that lie together, which are not copied."""
-        stacks = (torch.from_numpy(pixels_BVHWC).permute(0, 1, 4, 2, 3),)
-        group = PictureGroup(torch.arange(len(rows)), stacks, self.decoder.preprocessing)
-        return Batch(torch.tensor(rows), torch.from_numpy(self.labels[rows]), (group,))
-
-    def _group(self, places: list[int], pictures: list[list[NDArray[np.uint8]]]) -> PictureGroup:
-        stacks = []
-        for _, run in itertools.groupby(range(len(pictures[0])), key=lambda view: pictures[0][view].shape):
-            views = list(run)
-            pixels_NVHWC = np.stack([picture[view] for picture in pictures for view in views]).reshape(
-                len(pictures), len(views), *pictures[0][views[0]].shape
-            )
-            stacks.append(torch.from_numpy(pixels_NVHWC).permute(0, 1, 4, 2, 3))
-        return PictureGroup(torch.tensor(places), tuple(stacks), self.decoder.preprocessing)
-
-
-class Decoding(Protocol):
-    """A data set that decodes one picture at a time, in any thread, and joins them to a batch."""
-
-    def __getitem__(self, key: Key) -> Any:
-        """One decoded picture."""
-
-    def collate(self, items: Sequence[Any]) -> Batch:
-        """One batch of decoded pictures."""
-
-
-class Batches(Protocol):
-    """Which pictures make which batch."""
-
-    def __len__(self) -> int:
-        """Batches in a whole pass."""
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        """The keys of each batch."""
 
 
 class TrainingBatches:
@@ -290,149 +212,3 @@ class TrainingBatches:
             whole = order[start : start + self.size(batch)]
             share = whole[self.rank :: self.world]
             yield [(self.epoch, int(index)) for index in (share if len(share) else whole[:1])]
-
-
-class EvaluationBatches:
-    """Every picture once, in order; each process takes every world-th batch. Epoch -1 is without augmentation."""
-
-    def __init__(self, n: int, batch_size: int, rank: int = 0, world: int = 1, *, epoch: int = -1) -> None:
-        self.n, self.batch_size, self.rank, self.world, self.epoch = n, batch_size, rank, world, epoch
-
-    def __len__(self) -> int:
-        """Batches of this process."""
-        return len(range(self.rank * self.batch_size, self.n, self.world * self.batch_size))
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        for start in range(self.rank * self.batch_size, self.n, self.world * self.batch_size):
-            yield [(self.epoch, index) for index in range(start, min(start + self.batch_size, self.n))]
-
-
-class Loader:
-    """Decodes pictures ahead of the network and gives them in order: in threads, and where these are too slow for the
-    pixels of a store, in processes.
-
-    Pillow decodes and resizes without Python's lock, so that threads keep all cores busy; unlike processes they start
-    at once, copy nothing, and work in notebooks and scripts as they are. Pixels of a store take little but Python,
-    where threads are in each other's way. Processes are started when the network has waited for such pictures, and
-    take over once they are there. Batches are the same either way.
-
-    Arguments:
-        pictures: the data set.
-        batches: which pictures, in which order.
-        workers: threads, and processes; 0 decodes when asked, None is one a core, at most 16 (processes of one machine
-            share the cores).
-    """
-
-    def __init__(self, pictures: Decoding, batches: Batches, workers: int | None = None) -> None:
-        self.pictures = pictures
-        self.batches = batches
-        cores = max(1, (os.cpu_count() or 1) // processes.place().local_count)
-        self.workers = min(16, cores) if workers is None else workers
-        self._patience = Patience()
-        self._processes: DecodingProcesses | None = None
-        self._taken = threading.Lock()
-        self._largest = 0
-
-    @property
-    def has_processes(self) -> bool:
-        """Whether processes decode by now."""
-        return self._processes is not None and self._processes.ready
-
-    def __iter__(self) -> Iterator[Batch]:
-        if not self.workers:
-            for keys in self.batches:
-                yield self.pictures.collate([self.pictures[key] for key in keys])
-            return
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
-        first = self._taken.acquire(blocking=False)  # a second pass beside the first has its threads alone
-        try:
-            waiting: deque[Callable[[], Batch]] = deque()
-            self._patience.start()
-            for keys in self.batches:
-                waiting.append((first and self._ask_processes(keys)) or _ask_threads(pool, self.pictures, keys))
-                if len(waiting) > AHEAD:
-                    yield self._finish(waiting.popleft())
-            while waiting:
-                yield self._finish(waiting.popleft())
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-            if first:
-                if self._processes is not None:
-                    self._processes.drain()
-                self._taken.release()
-
-    def _finish(self, get: Callable[[], Batch]) -> Batch:
-        with self._patience:
-            batch = get()
-        self._largest = max(self._largest, len(batch.indices))
-        if self._patience.is_over and self._processes is None:
-            self._processes = self._start_processes(batch)
-        return batch
-
-    def _start_processes(self, batch: Batch) -> DecodingProcesses | None:
-        """Processes for pictures like these; None where they are of no use."""
-        pictures, group = self.pictures, batch.groups[0] if batch.groups else None
-        if type(pictures) is not Pictures or not isinstance(group, PictureGroup) or len(group.stacks) > 1:
-            return None
-        if not pictures.are_pixels or not can_start_processes():
-            return None
-        log.debug("the network waits for pictures: %d processes are started to cut them", self.workers)
-        _, v, c, h, w = group.stacks[0].shape
-        helpers = DecodingProcesses(pictures.decoder, self.workers, (v, h, w, c), self._largest + 1, AHEAD + 4)
-        weakref.finalize(self, helpers.close)
-        return helpers
-
-    def _ask_processes(self, keys: list[Key]) -> Callable[[], Batch] | None:
-        helpers, pictures = self._processes, self.pictures
-        if helpers is None or not helpers.ready:
-            return None
-        assert isinstance(pictures, Pictures)
-        return partial(_collect, helpers, pictures, keys) if helpers.ask([*map(pictures.request, keys)]) else None
-
-
-def _collect(helpers: DecodingProcesses, pictures: Pictures, keys: list[Key]) -> Batch:
-    found = helpers.collect()
-    if isinstance(found, np.ndarray):
-        return pictures.batch([index for _, index in keys], found)
-    return pictures.collate(
-        [pictures[key] if views is None else (key[1], views) for key, views in zip(keys, found, strict=True)]
-    )
-
-
-def _ask_threads(pool: ThreadPoolExecutor, pictures: Decoding, keys: list[Key]) -> Callable[[], Batch]:
-    futures = [pool.submit(pictures.__getitem__, key) for key in keys]
-    return lambda: pictures.collate([future.result() for future in futures])
-
-
-class Patience:
-    """Notes how much of its time a consumer waits, while it is entered; it is over where that is too much."""
-
-    def __init__(self) -> None:
-        self._seen = self._waited = 0.0
-        self._last = 0.0
-
-    def start(self) -> None:
-        """From here on time counts."""
-        self._last = time.perf_counter()
-
-    def __enter__(self) -> None:
-        self._asked = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        now = time.perf_counter()
-        if self._seen > PATIENCE_SECONDS:  # what was long ago tells little
-            self._seen, self._waited = self._seen / 2, self._waited / 2
-        self._waited += now - self._asked
-        self._seen += now - self._last
-        self._last = now
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it waited for more than its share of at least half a window."""
-        return self._seen > PATIENCE_SECONDS / 2 and self._waited > PATIENCE_SHARE * self._seen
-
-
-# Batches in decoding while one is used: enough to bridge a slow picture, little enough to keep memory small.
-AHEAD = 2
-# Seconds, and the share of them that a network may wait for pictures: "under 3 %" is what a pixel store is for.
-PATIENCE_SECONDS, PATIENCE_SHARE = 4.0, 0.03

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
 
 from manyhot.data.crops import Crops, Frame, crops
 from manyhot.recipe import Input
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -107,6 +108,8 @@ class Preprocessing(BaseModel):
 
         The result lies in memory as the bytes do.
         """
+        import torch  # exported models are used without it
+
         scale, shift = self._scale_and_shift.to(images.device)
         if images.stride(-3) != 1:
             values = images.float()
@@ -123,5 +126,7 @@ class Preprocessing(BaseModel):
 
         One pass over the values, where the subtraction and the two divisions would be three.
         """
+        import torch
+
         mean, std = torch.tensor([self.mean, self.std], dtype=torch.float64)
         return torch.stack([1 / (255 * std), -mean / std]).float()

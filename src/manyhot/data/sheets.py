@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from manyhot.data.decoding import AUGMENT
+from manyhot.data.decoding_processes import AUGMENT
 from manyhot.data.drawing import contact_sheet
 from manyhot.data.images import open_image
 from manyhot.data.manifest import Manifest

@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from manyhot.data.decoding import Batches, EvaluationBatches, Loader
 from manyhot.data.images import cache_folder
-from manyhot.data.loading import Batch, Batches, EvaluationBatches, FeatureGroup, Loader, PictureGroup, Pictures
+from manyhot.data.loading import Batch, FeatureGroup, PictureGroup, Pictures
 from manyhot.data.preprocessing import Preprocessing
 from manyhot.data.transforms import Augmentation
 from manyhot.errors import UserError

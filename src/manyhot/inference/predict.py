@@ -3,142 +3,83 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from manyhot import processes
+from manyhot.data.decoding import CropBatch, EvaluationBatches, Loader, PictureCrops
 from manyhot.data.images import IMAGE_SUFFIXES
-from manyhot.data.loading import Batch, EvaluationBatches, Loader, Pictures
 from manyhot.data.manifest import Manifest
 from manyhot.errors import UserError
-from manyhot.models.bundle import Bundle, load_bundle
+from manyhot.inference.backends import Trained, backends
+from manyhot.inference.exported import ExportedModel, is_exported
+from manyhot.inference.logits import Logits, activate, collect_logits
+from manyhot.inference.packages import require
+from manyhot.inference.remembered import Choice, default_choice
+from manyhot.models.crop_pooling import crop_poolings
 from manyhot.predictions import Predictions
-from manyhot.progress import progress
 
 log = logging.getLogger("manyhot")
-
-
-@dataclass(frozen=True)
-class Logits:
-    """What the network says of N pictures.
-
-    Arguments:
-        values: float32 [n, C] of the pictures that could be read.
-        rows: int64 [n], their places among the N, ascending.
-        damaged: (place, reason) of the others.
-    """
-
-    values: NDArray[np.float32]
-    rows: NDArray[np.int64]
-    damaged: list[tuple[int, str]]
-
-    def of_all_processes(self) -> Logits:
-        """These and those of the pictures that other processes looked at, each picture once."""
-        parts = processes.gathered(self)
-        if len(parts) == 1:
-            return self
-        seen = [part for part in parts if len(part.rows)] or parts[:1]
-        rows = np.concatenate([part.rows for part in seen])
-        assert len(np.unique(rows)) == len(rows), "a picture was looked at twice"
-        order = rows.argsort()
-        values = np.concatenate([part.values for part in seen])[order]
-        return Logits(values, rows[order], sorted(one for part in parts for one in part.damaged))
-
-
-@torch.no_grad()
-def compute_logits(
-    model: nn.Module,
-    batches: Iterable[Batch],
-    n: int,
-    device: torch.device,
-    *,
-    what: str,
-    after_batch: Callable[[], None] = lambda: None,
-) -> Logits:
-    """Run a network in eval mode over batches of pictures, each once; of several processes each looks at its own.
-
-    Arguments:
-        model: a Classifier for pictures, its head for features.
-        batches: decoded pictures, or features.
-        n: number of pictures, for the progress bar.
-        device: where the model lies.
-        what: the text before the progress bar.
-        after_batch: called after each batch; may raise to stop.
-    """
-    model.eval()
-    values: list[Tensor] = []
-    rows: list[Tensor] = []
-    damaged: list[tuple[int, str]] = []
-    with progress(n, what) as bar:
-        for batch in batches:
-            damaged.extend(batch.damaged)
-            if len(batch.indices):
-                values.append(batch.logits(model, device).float().cpu())
-                rows.append(batch.indices)
-            bar.advance(len(batch.indices) + len(batch.damaged))
-            after_batch()
-    if not rows:
-        return Logits(np.zeros((0, 0), np.float32), np.zeros(0, np.int64), sorted(damaged))
-    order = torch.cat(rows).argsort()
-    return Logits(torch.cat(values)[order].numpy(), torch.cat(rows)[order].numpy(), sorted(damaged))
-
-
-def activate(logits_NC: NDArray[np.float32], activation: str) -> NDArray[np.float32]:
-    """Scores in 0…1 by "sigmoid" or "softmax", float32 [N, C]."""
-    logits = torch.from_numpy(logits_NC)
-    scores = logits.softmax(dim=1) if activation == "softmax" else logits.sigmoid()
-    return np.asarray(scores.numpy(), dtype=np.float32)
 
 
 class Predictor:
     """A trained model, ready to score pictures.
 
     Arguments:
-        bundle: the model.
-        device: where it runs; None takes a GPU where there is one.
-        batch_size: pictures a forward pass.
+        bundle: the model: a Bundle, or an ExportedModel.
+        device: where it runs; None takes the best that is there.
+        batch_size: pictures a forward pass; None: as `--autotune` found, else 32.
         workers: threads that decode; None is one a core.
         crops: other crops than the bundle's, as a recipe's `input.crops`; None: its own.
+        backend: "torch", "onnxruntime" or "openvino"; None: as `--autotune` found best for this model on this machine,
+            else torch for a Bundle and, for an ExportedModel, what runs its file.
+        precision: "float32", or "bf16", which is faster where the processor has it and less exact.
+        threads: of the network; None: as `--autotune` found, else one a core.
 
     Raises:
-        UserError: crops that are none, or whose number is not what the head was trained with.
+        UserError: crops that are none, or whose number is not what the head was trained with; a backend that is not
+            installed, or cannot run this model, device or precision.
     """
 
     def __init__(
         self,
-        bundle: Bundle,
+        bundle: Trained,
         *,
-        device: str | torch.device | None = None,
-        batch_size: int = 32,
+        device: Any = None,
+        batch_size: int | None = None,
         workers: int | None = None,
         crops: dict[str, Any] | None = None,
+        backend: str | None = None,
+        precision: str = "float32",
+        threads: int | None = None,
     ) -> None:
         self.bundle = bundle
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.batch_size = batch_size
         self.workers = workers
         self.preprocessing = bundle.config.preprocessing.with_crops(crops)
         count, trained = self.preprocessing.cropping.count, bundle.config.preprocessing.cropping.count
-        if bundle.model.head.crop_pooling.joins and count != trained:
+        if crop_poolings.build(bundle.config.model.crop_pooling).joins and count != trained:
             raise UserError(f"the model takes {trained} crops of a picture, together; other crops do not fit it.")
-        self._model = bundle.model.to(self.device).to(memory_format=torch.channels_last)
+        where = None if device is None else str(device)
+        free = backend is None and where is None and precision == "float32"
+        found = default_choice(bundle, self.preprocessing, remembered=free)
+        choice = found if backend is None or backend == found.backend else Choice(backend=backend)
+        self.backend = choice.backend
+        self.batch_size = batch_size or choice.batch_size
+        settings = {"device": where, "precision": precision, "threads": threads or choice.threads}
+        self._network = backends.build({"name": self.backend, **settings}).open(bundle, self.preprocessing)
 
     @classmethod
     def load(cls, path: str | Path, **options: Any) -> Self:
-        """Read the bundle of a run folder, or a bundle folder itself.
+        """Read the bundle of a run folder, a bundle folder, or a file that `manyhot export` wrote.
 
         Raises:
             UserError: there is none, or it is damaged.
         """
-        folder = Path(path)
-        return cls(load_bundle(folder / "model" if (folder / "model").is_dir() else folder), **options)
+        return cls(load_model(path), **options)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -154,6 +95,11 @@ class Predictor:
     def seen(self) -> str:
         """What of a picture is looked at, in words: "ten crops 224 of shorter side 256, max over them"."""
         return self.bundle.config.describe_input(self.preprocessing)
+
+    def look(self, batch: CropBatch) -> NDArray[np.float32]:
+        """What the network says of decoded pictures, before the sigmoid or softmax: logits, float32 [B, C]."""
+        found = [self._network.logits(group) for group in batch.groups]
+        return np.concatenate(found)[np.concatenate([group.places for group in batch.groups]).argsort()]
 
     def predict(self, paths: str | Path | Sequence[str | Path], *, on_error: str = "stop") -> Predictions:
         """Score image files, and the images in folders (searched to the bottom, in the order of their names).
@@ -188,13 +134,10 @@ class Predictor:
         source: dict[str, str],
     ) -> tuple[Predictions, Logits]:
         config = self.bundle.config
-        pictures = Pictures(files, labels, self.preprocessing)
         place = processes.place()
-        batches = EvaluationBatches(len(pictures), self.batch_size, place.rank, place.count)
-        loader = Loader(pictures, batches, self.workers)
-        logits = compute_logits(
-            self._model, loader, len(pictures), self.device, what="scoring pictures"
-        ).of_all_processes()
+        batches = EvaluationBatches(len(files), self.batch_size, place.rank, place.count)
+        loader = Loader(PictureCrops(files, self.preprocessing), batches, self.workers)
+        logits = collect_logits(self.look, loader, len(files), what="scoring pictures").of_all_processes()
         _report_damaged(files, logits.damaged, on_error)
         if not len(logits.rows):
             raise UserError("none of the pictures could be read.")
@@ -207,11 +150,32 @@ class Predictor:
             labels=labels[logits.rows],
             classes=config.classes,
             task=config.task,
-            source={**source, "bundle_sha256": self.bundle.sha256, "crops": self.seen},
+            source={**source, **self._source()},
             uncalibrated=None if calibrated is None else scores,
             thresholds=config.thresholds,
         )
         return predictions, logits
+
+    def _source(self) -> dict[str, str]:
+        """Where scores come from; a quantised network's are another network's."""
+        precision = self.bundle.precision if isinstance(self.bundle, ExportedModel) else "float32"
+        quantised = {} if precision == "float32" else {"precision": precision}
+        return {"bundle_sha256": self.bundle.sha256, "crops": self.seen, **quantised}
+
+
+def load_model(path: str | Path) -> Trained:
+    """The Bundle of a run folder or of a bundle folder, or the ExportedModel of a file.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    place = Path(path)
+    if is_exported(place):
+        return ExportedModel.read(place)
+    require("torch", "Install torch, or give a file that manyhot export wrote.")
+    from manyhot.models.bundle import load_bundle
+
+    return load_bundle(place / "model" if (place / "model").is_dir() else place)
 
 
 def find_images(paths: Sequence[str | Path]) -> list[Path]:
@@ -255,7 +219,7 @@ def _report_damaged(files: Sequence[Path], damaged: list[tuple[int, str]], on_er
 
 
 def load(path: str | Path, **options: Any) -> Predictor:
-    """Read the trained model of a run folder, or a bundle folder; `options` are those of Predictor.
+    """Read the trained model of a run folder, bundle folder or exported file; `options` are those of Predictor.
 
     Raises:
         UserError: there is none, or it is damaged.

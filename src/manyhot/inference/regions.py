@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from manyhot.data.decoding import Batches, Key, Loader
 from manyhot.data.images import DamagedImage, cache_folder, image_size, open_image
-from manyhot.data.loading import Batch, Batches, Key, Loader
+from manyhot.data.loading import Batch
 from manyhot.data.preprocessing import Preprocessing
 from manyhot.data.proposals import Corners, Proposals
 from manyhot.errors import UserError

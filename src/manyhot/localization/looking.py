@@ -13,8 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from manyhot.data.crops import Frame
+from manyhot.data.decoding import EvaluationBatches, Loader
 from manyhot.data.images import image_size
-from manyhot.data.loading import EvaluationBatches, Loader, PictureGroup, Pictures
+from manyhot.data.loading import PictureGroup, Pictures
 from manyhot.data.preprocessing import Preprocessing
 from manyhot.localization.heatmaps import HeatMap
 from manyhot.localization.placing import Size, ViewMap, place

@@ -8,7 +8,6 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from manyhot.errors import UserError, nearest
 from manyhot.metrics.columns import Labels, Scores, check_one_class, per_class
@@ -78,7 +77,7 @@ class Calibration:
             raise UserError(f"the calibration is for {n_classes} classes; the scores are {list(scores.shape)}.")
         _check_probabilities(scores)
         if self.method == "temperature":
-            calibrated: NDArray[np.float64] = expit(_logits(scores) / np.array(self.temperatures))
+            calibrated: NDArray[np.float64] = _sigmoid(_logits(scores) / np.array(self.temperatures))
             return calibrated
         out = np.empty(scores.shape)
         for c, (x, y) in enumerate(self.knots):
@@ -265,7 +264,7 @@ def _temperature(logits: NDArray[np.float64], present: NDArray[np.bool_]) -> flo
         return 1.0
 
     def slope(a: float) -> tuple[float, float]:
-        p = expit(a * logits)
+        p = _sigmoid(a * logits)
         return float(np.mean(logits * (p - present))), float(np.mean(logits**2 * p * (1 - p)))
 
     low, high = 1 / _HOTTEST, _HOTTEST  # of a = 1/T, in which the loss is convex
@@ -291,6 +290,11 @@ def _logits(scores: Scores) -> NDArray[np.float64]:
     above, below = float(precision.smallest_subnormal), float(precision.epsneg) / 2
     logits: NDArray[np.float64] = np.log(np.maximum(s, above)) - np.log(np.maximum(1 - s, below))
     return logits
+
+
+def _sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """1 / (1 + exp(−x)), exact at both ends; scipy's is not at hand where exported models run."""
+    return np.exp(-np.logaddexp(0.0, -logits))
 
 
 def _rises(x: tuple[float, ...], y: tuple[float, ...]) -> bool:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
-from torch import Tensor
 
 from manyhot.registry import Part, Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class CropPooling(Part):
@@ -25,6 +28,10 @@ class CropPooling(Part):
     def pool(self, logits_NIC: Tensor) -> Tensor:
         """Float logits [N, I, C] of I crops → [N, C], before the sigmoid."""
 
+    @abstractmethod
+    def pool_array(self, logits_NIC: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The same of a NumPy array, where a network runs without torch."""
+
 
 crop_poolings: Registry[CropPooling] = Registry("crop pooling", "model.crop_pooling")
 
@@ -37,6 +44,10 @@ class MaxOverCrops(CropPooling):
         """Float logits [N, I, C] → [N, C]."""
         return logits_NIC.amax(dim=1)
 
+    def pool_array(self, logits_NIC: NDArray[np.float32]) -> NDArray[np.float32]:
+        """float32 [N, I, C] → [N, C]."""
+        return _float32(logits_NIC.max(axis=1))
+
 
 @crop_poolings.register("mean")
 class MeanOverCrops(CropPooling):
@@ -45,6 +56,10 @@ class MeanOverCrops(CropPooling):
     def pool(self, logits_NIC: Tensor) -> Tensor:
         """Float logits [N, I, C] → [N, C]."""
         return logits_NIC.mean(dim=1)
+
+    def pool_array(self, logits_NIC: NDArray[np.float32]) -> NDArray[np.float32]:
+        """float32 [N, I, C] → [N, C]."""
+        return _float32(logits_NIC.mean(axis=1))
 
 
 @crop_poolings.register("lse")
@@ -55,7 +70,12 @@ class LogSumExpOverCrops(CropPooling):
 
     def pool(self, logits_NIC: Tensor) -> Tensor:
         """Float logits [N, I, C] → [N, C]."""
-        return (torch.logsumexp(self.r * logits_NIC, dim=1) - math.log(logits_NIC.shape[1])) / self.r
+        return ((self.r * logits_NIC).logsumexp(dim=1) - math.log(logits_NIC.shape[1])) / self.r
+
+    def pool_array(self, logits_NIC: NDArray[np.float32]) -> NDArray[np.float32]:
+        """float32 [N, I, C] → [N, C]."""
+        sharpened = self.r * logits_NIC.astype(np.float64)
+        return _float32((np.logaddexp.reduce(sharpened, axis=1) - math.log(logits_NIC.shape[1])) / self.r)
 
 
 @crop_poolings.register("concat")
@@ -67,3 +87,11 @@ class Concatenated(CropPooling):
     def pool(self, logits_NIC: Tensor) -> Tensor:
         """The head sees one vector: [N, 1, C] → [N, C]."""
         return logits_NIC.squeeze(1)
+
+    def pool_array(self, logits_NIC: NDArray[np.float32]) -> NDArray[np.float32]:
+        """float32 [N, 1, C] → [N, C]."""
+        return logits_NIC.squeeze(1)
+
+
+def _float32(values: NDArray[Any]) -> NDArray[np.float32]:
+    return np.asarray(values, dtype=np.float32)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from manyhot import processes
-from manyhot.data.loading import Batch, EvaluationBatches, Loader, TrainingBatches
+from manyhot.data.decoding import EvaluationBatches, Loader
+from manyhot.data.loading import Batch, TrainingBatches
 from manyhot.data.manifest import Manifest
 from manyhot.data.preprocessing import Preprocessing
 from manyhot.data.proposals import Proposals

@@ -13,7 +13,7 @@ from PIL import Image
 from manyhot import processes
 from manyhot.atomic import atomic_open
 from manyhot.data.loading import Batch, PictureGroup, Pictures
-from manyhot.inference.predict import activate
+from manyhot.inference.logits import activate
 from manyhot.localization.overlays import class_views, view_name
 from manyhot.metrics.window import RunningWindow
 from manyhot.models.classifier import Classifier

@@ -10,7 +10,8 @@ from typing import Any
 from manyhot import processes
 from manyhot.atomic import atomic_path, sha256_file
 from manyhot.errors import UserError
-from manyhot.models.bundle import WEIGHTS, BundleConfig, read_config, save_bundle
+from manyhot.models.bundle import save_bundle
+from manyhot.models.bundle_config import WEIGHTS, BundleConfig, read_config
 from manyhot.models.classifier import Classifier
 from manyhot.recipe import Recipe
 from manyhot.runs import Run

@@ -16,7 +16,7 @@ from manyhot import processes
 from manyhot.data.loading import Batch
 from manyhot.errors import UserError
 from manyhot.inference.features import FeatureLoader
-from manyhot.inference.predict import Logits, activate, compute_logits
+from manyhot.inference.logits import Logits, activate, compute_logits
 from manyhot.metrics.ranking import average_precision, mean_ap
 from manyhot.metrics.topk import top_k_accuracy
 from manyhot.models.classifier import Classifier

@@ -18,8 +18,9 @@ from torch.utils import deterministic
 from manyhot import processes
 from manyhot.data.colours import measure_colours
 from manyhot.data.crops import crops
+from manyhot.data.decoding import EvaluationBatches, Loader
 from manyhot.data.device import DeviceLoader, refuse_unbatched
-from manyhot.data.loading import Batch, EvaluationBatches, Loader, Pictures, TrainingBatches
+from manyhot.data.loading import Batch, Pictures, TrainingBatches
 from manyhot.data.manifest import Manifest
 from manyhot.data.preprocessing import Preprocessing
 from manyhot.data.transforms import Augmentation, augmentations
@@ -116,7 +117,7 @@ def assign_splits(manifest: Manifest, recipe: Recipe) -> Manifest:
     return manifest
 
 
-Batched = Loader | DeviceLoader | FeatureLoader
+Batched = Loader[Batch] | DeviceLoader | FeatureLoader
 
 
 @dataclass

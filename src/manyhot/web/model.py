@@ -21,7 +21,7 @@ from manyhot.errors import UserError
 if TYPE_CHECKING:  # torch costs seconds; a gallery starts without it
     from manyhot.localization.looking import Look
     from manyhot.localization.placing import ViewMap
-    from manyhot.models.bundle import BundleConfig
+    from manyhot.models.bundle_config import BundleConfig
 
 LONGEST = 384
 """Longest side of a heat map that is sent, in its own cells; the browser draws it as large as the picture."""
