@@ -117,7 +117,7 @@ def assign_splits(manifest: Manifest, recipe: Recipe) -> Manifest:
     return manifest
 
 
-Batched = Loader | DeviceLoader | FeatureLoader
+Batched = Loader[Batch] | DeviceLoader | FeatureLoader
 
 
 @dataclass
