@@ -41,7 +41,7 @@ def write_onnx(path: Path, model: Classifier, preprocessing: Preprocessing, abou
     network = CropsClassifier(model, preprocessing).eval()
     side = preprocessing.size
     example = torch.zeros(_EXAMPLES * (network.joined or 1), side, side, 3, dtype=torch.uint8)
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         program = torch.onnx.export(
             network,
             (example,),
@@ -86,14 +86,16 @@ def save_openvino(path: Path, network: object, about: Mapping[str, str]) -> None
 
 
 def _free_axes(preprocessing: Preprocessing, joined: int | None) -> dict[int, object]:
-    axes: dict[int, object] = {0: torch.export.Dim("crops") if joined is None else joined * torch.export.Dim("pictures")}
+    axes: dict[int, object] = {
+        0: torch.export.Dim("crops") if joined is None else joined * torch.export.Dim("pictures")
+    }
     if preprocessing.crops["name"] == "scales":
         axes |= {1: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC}
     return axes
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without what the exporter says of its own inner life."""
     loggers = [logging.getLogger(name) for name in _NOISY]
     former = [one.level for one in loggers]

@@ -61,9 +61,9 @@ class CropsClassifier(nn.Module):
         maps_MDHW = self.model.maps(images_M3HW)
         vectors_MF = self.model.pool(maps_MDHW)[:, 0]
         if self.joined:
-            return (functional.linear(vectors_MF.unflatten(0, (-1, self.joined)).flatten(1), self.weight, self.bias),)
+            return (functional.linear(vectors_MF.reshape(-1, self.weight.shape[1]), self.weight, self.bias),)
         # A map of one cell pools to copies of that cell by every rule.
-        cell_CD = self.weight.unflatten(1, (self.copies, -1)).sum(dim=1)
+        cell_CD = self.weight.reshape(len(self.weight), self.copies, -1).sum(dim=1)
         score_maps = functional.conv2d(maps_MDHW, cell_CD[..., None, None], self.bias)
         return functional.linear(vectors_MF, self.weight, self.bias), score_maps
 
