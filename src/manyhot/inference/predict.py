@@ -36,7 +36,8 @@ class Predictor:
         workers: threads that decode; None is one a core.
         crops: other crops than the bundle's, as a recipe's `input.crops`; None: its own.
         backend: "torch", "onnxruntime" or "openvino", or one with its settings, which then hold; None: as `--autotune`
-            found best for this model on this machine, else torch for a Bundle and, for an ExportedModel, what runs its file.
+            found best for this model on this machine, else torch for a Bundle and, for an ExportedModel, what runs
+            its file.
         precision: "float32", or "bf16", which is faster where the processor has it and less exact.
         threads: of the network; None: as `--autotune` found, else one a core.
 
