@@ -157,7 +157,7 @@ def export(
         plain, made = Path(folder) / "float32.onnx", Path(folder) / f"model{path.suffix}"
         write_onnx(plain, bundle.model, rules, about)
         if int8:
-            quantize(made, plain, _Stacks(watched, rules), len(watched), about)
+            quantize(made, plain, Stacks(watched, rules), len(watched), about)
         elif format == "onnx":
             made = plain
         else:
@@ -183,7 +183,7 @@ def _files(path: Path) -> list[Path]:
     return [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
 
 
-class _Stacks:
+class Stacks:
     """The crops of pictures, uint8 [V, H, W, 3] those of one shape; decoded anew in every pass."""
 
     def __init__(self, paths: list[Path], preprocessing: Preprocessing) -> None:
