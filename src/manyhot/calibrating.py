@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manyhot.atomic import sha256_file
+from manyhot.card import write_card
 from manyhot.data.manifest import Manifest
 from manyhot.errors import UserError, nearest
 from manyhot.inference.predict import Predictor
@@ -200,6 +201,7 @@ def calibrate(
         }
         config = config.model_copy(update=updates)
         write_config(run.model, config)
+        write_card(run.model, run)
     return Calibrated(
         folder=run.model,
         config=config,

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from manyhot.atomic import atomic_open, write_text
+from manyhot.card import write_card
 from manyhot.errors import UserError
 from manyhot.models.bundle import load_bundle, save_bundle
 from manyhot.models.bundle_config import CONFIG
@@ -85,6 +86,7 @@ def convert(source: str | Path, mode: str, out: str | Path) -> Conversion:
     conversion = Conversion(report, exact.difference, written, place)
     if run:
         _write_run(run, made, setting, summarize(conversion))
+    write_card(place, made if run else None)
     return conversion
 
 

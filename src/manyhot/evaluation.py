@@ -12,6 +12,7 @@ import torch
 
 from manyhot import processes
 from manyhot.atomic import write_text
+from manyhot.card import write_card
 from manyhot.data.manifest import Manifest
 from manyhot.errors import UserError
 from manyhot.inference.logits import Logits
@@ -141,6 +142,7 @@ def _measure(
     remove_rankings(folder)
     predictions.save(folder / "predictions.parquet")
     write_text(folder / "metrics.json", json.dumps(metrics, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+    write_card(run.model, run)
     if export:
         write_rankings(folder, predictions, part, export)
     report = write_report(

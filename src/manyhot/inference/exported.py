@@ -95,7 +95,7 @@ def _openvino_metadata(path: Path) -> Mapping[str, str]:
     info = openvino.Core().read_model(path).get_rt_info()
     if "manyhot" not in info:
         raise KeyError("manyhot")
-    return {name: str(value.value) for name, value in info["manyhot"].astype(dict).items()}
+    return {name: str(getattr(value, "value", value)) for name, value in dict(info["manyhot"]).items()}
 
 
 def _onnx_metadata(path: Path) -> Iterator[tuple[str, str]]:

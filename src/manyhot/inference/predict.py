@@ -15,11 +15,11 @@ from manyhot.data.decoding import CropBatch, EvaluationBatches, Loader, PictureC
 from manyhot.data.images import IMAGE_SUFFIXES
 from manyhot.data.manifest import Manifest
 from manyhot.errors import UserError
-from manyhot.inference.backends import Trained, backends
+from manyhot.inference.backends import Backend, Trained, backends
 from manyhot.inference.exported import ExportedModel, is_exported
 from manyhot.inference.logits import Logits, activate, collect_logits
 from manyhot.inference.packages import require
-from manyhot.inference.remembered import Choice, default_choice
+from manyhot.inference.remembered import DEFAULT_BATCH, Choice, default_choice
 from manyhot.models.crop_pooling import crop_poolings
 from manyhot.predictions import Predictions
 
@@ -35,8 +35,9 @@ class Predictor:
         batch_size: pictures a forward pass; None: as `--autotune` found, else 32.
         workers: threads that decode; None is one a core.
         crops: other crops than the bundle's, as a recipe's `input.crops`; None: its own.
-        backend: "torch", "onnxruntime" or "openvino"; None: as `--autotune` found best for this model on this machine,
-            else torch for a Bundle and, for an ExportedModel, what runs its file.
+        backend: "torch", "onnxruntime" or "openvino", or one with its settings, which then hold; None: as `--autotune`
+            found best for this model on this machine, else torch for a Bundle and, for an ExportedModel, what runs
+            its file.
         precision: "float32", or "bf16", which is faster where the processor has it and less exact.
         threads: of the network; None: as `--autotune` found, else one a core.
 
@@ -53,7 +54,7 @@ class Predictor:
         batch_size: int | None = None,
         workers: int | None = None,
         crops: dict[str, Any] | None = None,
-        backend: str | None = None,
+        backend: str | Backend | None = None,
         precision: str = "float32",
         threads: int | None = None,
     ) -> None:
@@ -63,14 +64,16 @@ class Predictor:
         count, trained = self.preprocessing.cropping.count, bundle.config.preprocessing.cropping.count
         if crop_poolings.build(bundle.config.model.crop_pooling).joins and count != trained:
             raise UserError(f"the model takes {trained} crops of a picture, together; other crops do not fit it.")
-        where = None if device is None else str(device)
-        free = backend is None and where is None and precision == "float32"
-        found = default_choice(bundle, self.preprocessing, remembered=free)
-        choice = found if backend is None or backend == found.backend else Choice(backend=backend)
-        self.backend = choice.backend
-        self.batch_size = batch_size or choice.batch_size
-        settings = {"device": where, "precision": precision, "threads": threads or choice.threads}
-        self._network = backends.build({"name": self.backend, **settings}).open(bundle, self.preprocessing)
+        choice = Choice(backend=backend) if isinstance(backend, str) else None
+        if not isinstance(backend, Backend):
+            where = None if device is None else str(device)
+            free = where is None and precision == "float32"
+            choice = choice or default_choice(bundle, self.preprocessing, remembered=free)
+            settings = {"device": where, "precision": precision, "threads": threads or choice.threads}
+            backend = backends.build({"name": choice.backend, **settings})
+        self.backend = backends.name_of(backend)
+        self.batch_size = batch_size or (choice.batch_size if choice else DEFAULT_BATCH)
+        self._network = backend.open(bundle, self.preprocessing)
 
     @classmethod
     def load(cls, path: str | Path, **options: Any) -> Self:
@@ -100,6 +103,18 @@ class Predictor:
         """What the network says of decoded pictures, before the sigmoid or softmax: logits, float32 [B, C]."""
         found = [self._network.logits(group) for group in batch.groups]
         return np.concatenate(found)[np.concatenate([group.places for group in batch.groups]).argsort()]
+
+    def logits(self, files: Sequence[Path], what: str = "scoring pictures") -> Logits:
+        """What the network says of picture files; of several processes each looks at its own.
+
+        Arguments:
+            files: N of them; the same one may come again.
+            what: the text before the progress bar.
+        """
+        place = processes.place()
+        batches = EvaluationBatches(len(files), self.batch_size, place.rank, place.count)
+        loader = Loader(PictureCrops(files, self.preprocessing), batches, self.workers)
+        return collect_logits(self.look, loader, len(files), what=what).of_all_processes()
 
     def predict(self, paths: str | Path | Sequence[str | Path], *, on_error: str = "stop") -> Predictions:
         """Score image files, and the images in folders (searched to the bottom, in the order of their names).
@@ -134,10 +149,7 @@ class Predictor:
         source: dict[str, str],
     ) -> tuple[Predictions, Logits]:
         config = self.bundle.config
-        place = processes.place()
-        batches = EvaluationBatches(len(files), self.batch_size, place.rank, place.count)
-        loader = Loader(PictureCrops(files, self.preprocessing), batches, self.workers)
-        logits = collect_logits(self.look, loader, len(files), what="scoring pictures").of_all_processes()
+        logits = self.logits(files)
         _report_damaged(files, logits.damaged, on_error)
         if not len(logits.rows):
             raise UserError("none of the pictures could be read.")

@@ -26,6 +26,9 @@ PACKAGES = {"torch": "torch", "onnxruntime": "onnxruntime", "openvino": "openvin
 """The package that each backend needs."""
 
 
+DEFAULT_BATCH = 32
+
+
 class Choice(BaseModel):
     """A backend and its settings.
 
@@ -39,7 +42,7 @@ class Choice(BaseModel):
 
     backend: str
     threads: int | None = None
-    batch_size: int = 32
+    batch_size: int = DEFAULT_BATCH
 
 
 def candidates(model: Trained, preprocessing: Preprocessing) -> list[str]:

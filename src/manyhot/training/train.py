@@ -11,6 +11,7 @@ import yaml
 
 from manyhot import processes
 from manyhot.atomic import sha256_bytes, write_text
+from manyhot.card import write_card
 from manyhot.data.images import sound_rows
 from manyhot.data.manifest import Manifest
 from manyhot.data.proposals import Proposals
@@ -128,6 +129,8 @@ def _train(run: Run, session: Session) -> None:
         f", {processes.place().count} processes" if processes.place().count > 1 else "",
     )
     run_loop(run, session, state, keeper)
+    if processes.is_main():
+        write_card(run.model, run)
     log.info("best epoch %d, %s", state.best_epoch, judge(session.recipe, state.history[state.best_epoch - 1])[1])
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from manyhot.data.decoding import CropGroup
 from manyhot.data.preprocessing import Preprocessing
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 @backends.register("torch")
 class Torch(Backend):
     """On a CPU with BatchNorms folded into their convolutions; on a GPU the network as it was trained."""
+
+    fold: bool = Field(default=True, description="fold BatchNorms, on a CPU")
 
     def open(self, model: Trained, preprocessing: Preprocessing) -> Network:
         """The network of a Bundle."""
@@ -44,7 +47,7 @@ class Torch(Backend):
             raise UserError(f"torch cannot use the device '{self.device}': {str(error).splitlines()[0]}") from None
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        network = fold_batch_norms(on_device) if device.type == "cpu" else on_device
+        network = fold_batch_norms(on_device) if self.fold and device.type == "cpu" else on_device
         return TorchNetwork(network.eval().to(memory_format=torch.channels_last), device, preprocessing, self.precision)
 
 
