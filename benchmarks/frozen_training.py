@@ -21,7 +21,7 @@ from manyhot.processor import prepare_processor
 
 prepare_processor()
 
-from manyhot.data.images import sound_rows  # noqa: E402 - torch comes after the processor is prepared
+from manyhot.data.image_checks import sound_rows  # noqa: E402 - torch comes after the processor is prepared
 from manyhot.data.sources import open_source  # noqa: E402
 from manyhot.recipe import load_recipe  # noqa: E402
 from manyhot.training.train import train  # noqa: E402

@@ -163,7 +163,8 @@ def test_a_bomb_is_refused_from_its_header(tmp_path: Path) -> None:
     )
     code = (
         "import sys, resource\n"
-        "from manyhot.data.images import DamagedImage, check_images, open_image\n"
+        "from manyhot.data.image_checks import check_images\n"
+        "from manyhot.data.images import DamagedImage, open_image\n"
         "from pathlib import Path\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try: open_image(sys.argv[1])\n"

@@ -14,7 +14,8 @@ from PIL import Image
 
 from manyhot.atomic import sync_folder
 from manyhot.data.decoding import EvaluationBatches, Loader, PictureCrops
-from manyhot.data.images import is_present, sound_rows
+from manyhot.data.image_checks import sound_rows
+from manyhot.data.images import is_present
 from manyhot.data.manifest import Manifest
 from manyhot.data.preprocessing import Preprocessing
 from manyhot.errors import UserError, nearest

@@ -11,7 +11,7 @@ import polars as pl
 import torch
 
 from manyhot.atomic import atomic_open, atomic_path
-from manyhot.data.images import sound_rows
+from manyhot.data.image_checks import sound_rows
 from manyhot.data.manifest import Manifest
 from manyhot.data.preprocessing import Preprocessing
 from manyhot.errors import UserError

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from manyhot.data import images
-from manyhot.data.images import DamagedImage, check_images, sound_rows
+from manyhot.data import image_checks, images
+from manyhot.data.image_checks import check_images, sound_rows
+from manyhot.data.images import DamagedImage
 from manyhot.data.manifest import Manifest, Row
 from manyhot.errors import UserError
 
@@ -33,13 +34,13 @@ def test_checking_remembers_sound_files_only(tmp_path: Path, monkeypatch: pytest
         noise(seed=i).save(path)
     paths[3].write_bytes(paths[3].read_bytes()[:2000])
     decoded: list[Path] = []
-    fault_of = images._fault
+    fault_of = image_checks.find_damage
 
     def counting(path: Path) -> DamagedImage | None:
         decoded.append(path)
         return fault_of(path)
 
-    monkeypatch.setattr(images, "_fault", counting)
+    monkeypatch.setattr(image_checks, "find_damage", counting)
     assert [fault.path for fault in check_images(paths)] == [paths[3]]
     assert sorted(decoded) == paths
 

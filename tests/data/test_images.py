@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
-from manyhot.data.images import DamagedImage, check_images, image_size, open_image
+from manyhot.data.image_checks import check_images
+from manyhot.data.images import DamagedImage, image_size, open_image
 
 CORNER = (250, 10, 20)
 

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from manyhot.data.images import DamagedImage, check_images, content_digest, image_size, open_image
+from manyhot.data.image_checks import check_images
+from manyhot.data.images import DamagedImage, content_digest, image_size, open_image
 from manyhot.data.manifest import Manifest
 from manyhot.data.pixels import INDEX, PixelStore, open_store, picture_digest, stored_picture, verify, write_index
 from manyhot.data.preparing import Preparation, prepare

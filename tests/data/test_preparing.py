@@ -17,8 +17,9 @@ import pytest
 from PIL import Image
 
 import manyhot
-from manyhot.data import images, preparing
-from manyhot.data.images import content_digest, is_present, open_image, sound_rows
+from manyhot.data import image_checks, preparing
+from manyhot.data.image_checks import sound_rows
+from manyhot.data.images import content_digest, is_present, open_image
 from manyhot.data.inspection import inspect
 from manyhot.data.manifest import Box, Manifest, Row
 from manyhot.data.pixels import verify
@@ -365,7 +366,7 @@ def test_features_are_found_by_what_is_stored(kept):
 
 
 def test_no_file_is_decoded_again(kept, monkeypatch):
-    monkeypatch.setattr(images, "_fault", lambda path: pytest.fail(f"{path} was decoded"))
+    monkeypatch.setattr(image_checks, "find_damage", lambda path: pytest.fail(f"{path} was decoded"))
     manifest = open_source(str(kept))
     assert sound_rows(manifest) == (manifest, [])
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from manyhot.data.images import check_images, image_size
+from manyhot.data.image_checks import check_images
+from manyhot.data.images import image_size
 from manyhot.data.manifest import Box
 from manyhot.data.sources import open_source
 from manyhot.data.sources.voc import VOC_CLASSES

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from manyhot.data.images import DamagedImage, check_images, content_digest, content_length, image_size
+from manyhot.data.image_checks import check_images
+from manyhot.data.images import DamagedImage, content_digest, content_length, image_size
 from manyhot.data.manifest import Manifest
 from manyhot.progress import track
 

@@ -8,7 +8,7 @@ from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
 
-from manyhot.data.images import sound_rows
+from manyhot.data.image_checks import sound_rows
 from manyhot.data.loading import Batch
 from manyhot.data.manifest import Manifest
 from manyhot.errors import UserError

@@ -12,7 +12,7 @@ import yaml
 from manyhot import processes
 from manyhot.atomic import sha256_bytes, write_text
 from manyhot.card import write_card
-from manyhot.data.images import sound_rows
+from manyhot.data.image_checks import sound_rows
 from manyhot.data.manifest import Manifest
 from manyhot.data.proposals import Proposals
 from manyhot.errors import UserError
