@@ -26,7 +26,8 @@ from torchvision.transforms import v2
 from manyhot.data.decoding import Loader
 from manyhot.data.loading import Pictures, TrainingBatches
 from manyhot.data.manifest import Manifest
-from manyhot.data.preparing import Preparation, prepare
+from manyhot.data.preparation import Preparation
+from manyhot.data.preparing import prepare
 from manyhot.data.preprocessing import Preprocessing
 from manyhot.data.resizing import Resizing
 from manyhot.data.sources import open_source

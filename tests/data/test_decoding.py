@@ -22,7 +22,8 @@ from manyhot.data.decoding_processes import Decoder, DecodingProcesses, serve
 from manyhot.data.loading import Batch, Pictures, TrainingBatches
 from manyhot.data.manifest import Manifest, Row
 from manyhot.data.patience import Patience
-from manyhot.data.preparing import Preparation, prepare
+from manyhot.data.preparation import Preparation
+from manyhot.data.preparing import prepare
 from manyhot.data.preprocessing import Preprocessing
 from manyhot.data.resizing import Resizing
 from manyhot.data.transforms import augmentations

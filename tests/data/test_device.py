@@ -16,7 +16,8 @@ from manyhot.data.decoding import EvaluationBatches, Loader
 from manyhot.data.device import DeviceLoader, refuse_unbatched
 from manyhot.data.loading import Pictures, TrainingBatches
 from manyhot.data.manifest import Manifest
-from manyhot.data.preparing import Preparation, prepare
+from manyhot.data.preparation import Preparation
+from manyhot.data.preparing import prepare
 from manyhot.data.preprocessing import Preprocessing
 from manyhot.data.resizing import Resizing
 from manyhot.data.sources import open_source

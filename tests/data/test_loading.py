@@ -16,7 +16,8 @@ from PIL import Image
 from manyhot.data.decoding import AHEAD, EvaluationBatches, Loader
 from manyhot.data.loading import Batch, Pictures, TrainingBatches
 from manyhot.data.manifest import Manifest, Row
-from manyhot.data.preparing import Preparation, prepare
+from manyhot.data.preparation import Preparation
+from manyhot.data.preparing import prepare
 from manyhot.data.preprocessing import Preprocessing
 from manyhot.data.resizing import Resizing
 from manyhot.data.transforms import augmentations

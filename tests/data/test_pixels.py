@@ -19,7 +19,8 @@ from manyhot.data.image_checks import check_images
 from manyhot.data.images import DamagedImage, content_digest, image_size, open_image
 from manyhot.data.manifest import Manifest
 from manyhot.data.pixels import INDEX, PixelStore, open_store, picture_digest, stored_picture, verify, write_index
-from manyhot.data.preparing import Preparation, prepare
+from manyhot.data.preparation import Preparation
+from manyhot.data.preparing import prepare
 from manyhot.data.resizing import Resizing
 from manyhot.data.sources import open_source
 from manyhot.errors import UserError

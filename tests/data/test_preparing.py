@@ -17,13 +17,14 @@ import pytest
 from PIL import Image
 
 import manyhot
-from manyhot.data import image_checks, preparing
+from manyhot.data import image_checks, preparing, shards
 from manyhot.data.image_checks import sound_rows
 from manyhot.data.images import content_digest, is_present, open_image
 from manyhot.data.inspection import inspect
 from manyhot.data.manifest import Box, Manifest, Row
 from manyhot.data.pixels import verify
-from manyhot.data.preparing import Preparation, prepare, summarize
+from manyhot.data.preparation import Preparation
+from manyhot.data.preparing import prepare, summarize
 from manyhot.data.resizing import Resizing
 from manyhot.data.showing import draw_image
 from manyhot.data.sources import open_source
@@ -60,7 +61,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preparing, "_SHARD_PICTURES", SHARD)
+    monkeypatch.setattr(shards, "_SHARD_PICTURES", SHARD)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -111,7 +112,7 @@ def test_jpeg_files_are_kept_as_pillow_writes_them(manifest, tmp_path):
     prepare(manifest, tmp_path / "store", Preparation(Resizing(None), "jpeg"))
     again = open_source(str(tmp_path / "store"))
     for before, after in zip(manifest.paths, again.paths, strict=True):
-        open_image(before).save(tmp_path / "one.jpg", quality=preparing.JPEG_QUALITY)
+        open_image(before).save(tmp_path / "one.jpg", quality=shards.JPEG_QUALITY)
         np.testing.assert_array_equal(np.asarray(open_image(after)), np.asarray(open_image(tmp_path / "one.jpg")))
     assert verify(tmp_path / "store") == 60
 
@@ -134,22 +135,23 @@ def test_boxes_outside_a_centre_crop_are_counted(tmp_path):
 CHILD = """
 import logging, sys
 from pathlib import Path
-from manyhot.data import preparing
+from manyhot.data import preparing, shards
 from manyhot.data.manifest import Manifest
+from manyhot.data.preparation import Preparation
 from manyhot.data.resizing import Resizing
-preparing._SHARD_PICTURES = {shard}
+shards._SHARD_PICTURES = {shard}
 {before}
-preparing.prepare(Manifest.load(Path(sys.argv[1])), Path(sys.argv[2]), preparing.Preparation(Resizing(32)))
+preparing.prepare(Manifest.load(Path(sys.argv[1])), Path(sys.argv[2]), Preparation(Resizing(32)))
 """
 
 # Half a tenth of a second a picture, so that a kill finds work in every state.
 SLOW = """
 import time
-make = preparing._make
+make = shards._make
 def slow(*arguments):
     time.sleep(0.05)
     return make(*arguments)
-preparing._make = slow
+shards._make = slow
 """
 
 

@@ -7,7 +7,8 @@ from PIL import Image
 
 from manyhot.data.images import open_image
 from manyhot.data.pixels import verify
-from manyhot.data.preparing import Preparation, prepare
+from manyhot.data.preparation import Preparation
+from manyhot.data.preparing import prepare
 from manyhot.data.preprocessing import Preprocessing
 from manyhot.data.resizing import Resizing
 from manyhot.data.sources import open_source

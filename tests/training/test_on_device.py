@@ -9,7 +9,8 @@ import pytest
 
 import manyhot
 from manyhot.atomic import sha256_file
-from manyhot.data.preparing import Preparation, prepare
+from manyhot.data.preparation import Preparation
+from manyhot.data.preparing import prepare
 from manyhot.data.resizing import Resizing
 from manyhot.errors import UserError
 from manyhot.recipe import load_recipe

@@ -110,8 +110,9 @@ def prepare(
         write_voc(read_source(source, kind), out)
         typer.echo(f"written: {out}")
         return
-    from manyhot.data.preparing import Preparation, summarize
+    from manyhot.data.preparation import Preparation
     from manyhot.data.preparing import prepare as prepare_pixels
+    from manyhot.data.preparing import summarize
     from manyhot.data.resizing import Resizing
 
     if keep_size and exact is not None:

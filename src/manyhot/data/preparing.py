@@ -3,85 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
-import os
 import shutil
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import polars as pl
 from filelock import FileLock, Timeout
-from PIL import Image
 
 from manyhot.atomic import atomic_path, write_text
-from manyhot.data.colours import colour_sums, mean_and_std
-from manyhot.data.images import DamagedImage, content_digest, image_size, open_image
+from manyhot.data.colours import mean_and_std
+from manyhot.data.images import DamagedImage
 from manyhot.data.manifest import BOX, Box, Manifest
-from manyhot.data.pixels import INDEX, INFO, MANIFEST, SUMS, UNFINISHED, Layout, picture_digest, sums_text, write_index
+from manyhot.data.pixels import INDEX, INFO, MANIFEST, SUMS, UNFINISHED, sums_text, write_index
+from manyhot.data.preparation import Preparation
 from manyhot.data.resizing import Resizing
+from manyhot.data.shards import shard_file, write_shards
+from manyhot.data.store_size import refuse_small_disk, size_text
 from manyhot.errors import UserError
-from manyhot.progress import Bar, progress
 
 log = logging.getLogger("manyhot")
 
 TRAIN, VALIDATION = "train", "val"
-JPEG_QUALITY = 90
 
 _FORMAT = 1
-# A kill loses at most the shard in writing; every shard that is read holds a file open.
-_SHARD_PICTURES, _MOST_SHARDS = 256, 256
-_SAMPLED = 16
-
-_PIECE: dict[str, Any] = {
-    "id": pl.String,
-    "stamp": pl.String,
-    "reason": pl.String,
-    "bytes": pl.Int64,
-    "height": pl.Int32,
-    "width": pl.Int32,
-    "source_height": pl.Int32,
-    "source_width": pl.Int32,
-    "sha256": pl.Binary,
-    "sums": pl.List(pl.Int64),
-    "squares": pl.List(pl.Int64),
-}
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """How a store is to be made.
-
-    Arguments:
-        resizing: of every picture.
-        layout: "raw" keeps uint8 pixels, "jpeg" keeps them as JPEG of quality 90.
-        val_fraction: share of the train split that becomes the validation split, the same of every label combination;
-            None leaves the splits as they are.
-        seed: of that choice.
-        on_error: damaged pictures: "stop" lists them and leaves no store, "skip" leaves them out.
-    """
-
-    resizing: Resizing = field(default_factory=Resizing)
-    layout: Layout = "raw"
-    val_fraction: float | None = None
-    seed: int = 0
-    on_error: Literal["stop", "skip"] = "stop"
-
-    def settings(self) -> dict[str, Any]:
-        """All that changes the store, for JSON."""
-        return {
-            "layout": self.layout,
-            **self.resizing.settings(),
-            "val_fraction": self.val_fraction,
-            "seed": self.seed if self.val_fraction is not None else None,
-        }
 
 
 @dataclass(frozen=True)
@@ -126,8 +75,8 @@ def prepare(
             if (folder / MANIFEST).exists():
                 return _finished(folder, job)
             _start(folder, job)
-            _refuse_small_disk(prepared, folder, how)
-            pieces = _write_shards(prepared, folder, how, workers)
+            refuse_small_disk(prepared, folder, how)
+            pieces = write_shards(prepared, folder, how, workers)
             return _finish(prepared, folder, how, job, pieces)
     except OSError as error:
         raise UserError(
@@ -141,7 +90,9 @@ def summarize(prepared: Prepared) -> str:
     """What was made, for people."""
     info, folder = prepared.info, prepared.manifest.root
     splits = ", ".join(f"{split} {count:,}" for split, count in info["splits"].items())
-    lines = [f"written: {folder}, {info['pictures']:,} pictures ({splits}), {info['resized']}, {_size(info['bytes'])}"]
+    lines = [
+        f"written: {folder}, {info['pictures']:,} pictures ({splits}), {info['resized']}, {size_text(info['bytes'])}"
+    ]
     if prepared.damaged:
         lines.append(f"left out {len(prepared.damaged)} pictures that cannot be read:")
         lines += [f"  {fault}" for fault in prepared.damaged]
@@ -229,197 +180,11 @@ def _start(folder: Path, job: dict[str, Any]) -> None:
         )
 
 
-def _refuse_small_disk(manifest: Manifest, folder: Path, how: Preparation) -> None:
-    """Say how large the store will be, and stop where the disk is smaller."""
-    pixels = _stored_pixels(manifest, how.resizing)
-    raw = 3 * pixels
-    as_jpeg = round(pixels * _jpeg_bytes_a_pixel(manifest, how.resizing)) if how.layout == "jpeg" else None
-    need = raw if as_jpeg is None else as_jpeg
-    there = sum(file.stat().st_size for file in folder.glob("pixels-*.bin"))
-    free = shutil.disk_usage(folder).free
-    log.info(
-        "%s: %d pictures, %s, %s%s; %s free",
-        folder, len(manifest), how.resizing.describe(), "about " if as_jpeg is not None else "", _size(need),
-        _size(free),
-    )  # fmt: skip
-    if need > free + there:
-        advice = "" if how.layout == "jpeg" else " --jpeg takes about a tenth."
-        raise UserError(
-            f"the store takes {_size(need)}, and the disk has {_size(free)} free.",
-            file=folder,
-            remedy=f"Make room, or give a smaller --size.{advice}",
-        )
-
-
-def _stored_pixels(manifest: Manifest, resizing: Resizing) -> int:
-    """Pixels of all stored pictures, from the sizes in the manifest, else in the files' headers."""
-    known = list(zip(manifest.table["width"], manifest.table["height"], manifest.paths, strict=True))
-
-    def one(item: tuple[int | None, int | None, Path]) -> int:
-        width, height, path = item
-        if width is None or height is None:
-            try:
-                width, height = image_size(path)
-            except DamagedImage:
-                return 0
-        place = resizing.place(width, height)
-        return place.width * place.height
-
-    with ThreadPoolExecutor() as pool, progress(len(known), "measuring") as bar:
-        total = 0
-        for pixels in pool.map(one, known):
-            total += pixels
-            bar.advance()
-    return total
-
-
-def _jpeg_bytes_a_pixel(manifest: Manifest, resizing: Resizing) -> float:
-    """Of some pictures spread over the manifest."""
-    rows = np.linspace(0, len(manifest) - 1, min(_SAMPLED, len(manifest))).astype(int)
-    size = pixels = 0
-    for row in rows:
-        try:
-            image = open_image(manifest.paths[row])
-        except DamagedImage:
-            continue
-        stored = resizing.place(*image.size).picture(image)
-        size += len(_jpeg(stored))
-        pixels += stored.width * stored.height
-    return size / pixels if pixels else 1.0
-
-
-def _size(count: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
-
-
-def _shards(n: int) -> list[range]:
-    """The rows of each shard."""
-    step = max(_SHARD_PICTURES, -(-n // _MOST_SHARDS))
-    return [range(start, min(start + step, n)) for start in range(0, n, step)]
-
-
-def _shard_file(folder: Path, shard: int) -> Path:
-    return folder / f"pixels-{shard:05d}.bin"
-
-
-def _write_shards(manifest: Manifest, folder: Path, how: Preparation, workers: int | None) -> list[pl.DataFrame]:
-    """Write every shard that is not there yet; what is known of the pictures of each."""
-    pieces: list[pl.DataFrame] = []
-    ids, paths = manifest.ids, manifest.paths
-    with (
-        ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool,
-        progress(len(manifest), "preparing pictures") as bar,
-    ):
-        for shard, rows in enumerate(_shards(len(manifest))):
-            stamps = list(pool.map(_stamp, [paths[row] for row in rows]))
-            noted = folder / UNFINISHED / f"{shard:05d}.parquet"
-            piece = _kept(noted, _shard_file(folder, shard), [ids[row] for row in rows], stamps)
-            if piece is not None:
-                bar.advance(len(rows))
-            else:
-                noted.unlink(missing_ok=True)  # before the shard it speaks of is written anew
-                items = [(ids[row], paths[row], stamp) for row, stamp in zip(rows, stamps, strict=True)]
-                piece = _write_shard(items, _shard_file(folder, shard), how, pool, bar)
-                with atomic_path(noted) as temporary:
-                    piece.write_parquet(temporary)
-            pieces.append(piece)
-    return pieces
-
-
-def _stamp(path: Path) -> str:
-    """What changes when a picture does."""
-    try:
-        stat = path.stat()
-    except NotADirectoryError:  # a picture of another store
-        return content_digest(path)
-    except OSError:
-        return "missing"
-    return f"{stat.st_size} {stat.st_mtime_ns}"
-
-
-def _kept(noted: Path, shard: Path, ids: list[str], stamps: list[str]) -> pl.DataFrame | None:
-    """What an earlier call noted of a shard, if it is whole and its pictures are still the same."""
-    try:
-        piece = pl.read_parquet(noted)
-        whole = shard.stat().st_size == piece["bytes"].sum()
-    except (OSError, pl.exceptions.PolarsError):
-        return None
-    same = whole and piece["id"].to_list() == ids and piece["stamp"].to_list() == stamps
-    return piece if same else None
-
-
-def _write_shard(
-    items: list[tuple[str, Path, str]], file: Path, how: Preparation, pool: ThreadPoolExecutor, bar: Bar
-) -> pl.DataFrame:
-    rows: list[dict[str, Any]] = []
-    with atomic_path(file) as temporary, temporary.open("wb") as out:
-        for (id_, _, stamp), made in zip(items, _in_order(pool, items, how), strict=True):
-            if isinstance(made, str):
-                rows.append({"id": id_, "stamp": stamp, "reason": made, "bytes": 0})
-            else:
-                row, content = made
-                out.write(content)
-                rows.append({"id": id_, "stamp": stamp, "bytes": len(content), **row})
-            bar.advance()
-    return pl.DataFrame(rows, schema=_PIECE)
-
-
-Made = tuple[dict[str, Any], bytes | memoryview]
-
-
-def _in_order(
-    pool: ThreadPoolExecutor, items: Iterable[tuple[str, Path, str]], how: Preparation
-) -> Iterator[Made | str]:
-    """What `_make` makes of each, few at a time: a picture may have 300 MB."""
-    waiting: deque[Future[Made | str]] = deque()
-    try:
-        for _, path, _ in items:
-            waiting.append(pool.submit(_make, path, how))
-            if len(waiting) > 4 * pool._max_workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
-
-
-def _make(path: Path, how: Preparation) -> Made | str:
-    """A picture as it is stored, and what is noted of it; or why there is none."""
-    try:
-        image = open_image(path)
-    except DamagedImage as damage:
-        return damage.reason
-    stored = how.resizing.place(*image.size).picture(image)
-    content = np.asarray(stored) if how.layout == "raw" else np.frombuffer(_jpeg(stored), np.uint8)
-    _, sums, squares = colour_sums(stored)
-    row = {
-        "height": stored.height,
-        "width": stored.width,
-        "source_height": image.height,
-        "source_width": image.width,
-        "sha256": picture_digest(content),
-        "sums": sums,
-        "squares": squares,
-    }
-    return row, content.data.cast("B")
-
-
-def _jpeg(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return buffer.getvalue()
-
-
 def _finish(
     manifest: Manifest, folder: Path, how: Preparation, job: dict[str, Any], pieces: list[pl.DataFrame]
 ) -> Prepared:
     """Index, report, sums and, last, the manifest."""
-    shards = [(_shard_file(folder, shard).name, int(piece["bytes"].sum())) for shard, piece in enumerate(pieces)]
+    shards = [(shard_file(folder, shard).name, int(piece["bytes"].sum())) for shard, piece in enumerate(pieces)]
     for file in folder.glob("pixels-*.bin"):  # of a source that had more pictures when this was begun
         if file.name not in dict(shards):
             file.unlink()
