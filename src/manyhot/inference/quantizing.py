@@ -52,6 +52,10 @@ def quantize(path: Path, source: Path, crops: Iterable[NDArray[np.uint8]], n: in
             nncf.Dataset(_Watched(crops, n), lambda one: {"crops": one}),
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=n,
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                # The largest range that was seen, not the mean of the ranges: nothing that was seen is cut off.
+                activations_range_estimator_params=nncf.quantization.range_estimator.RangeEstimatorParametersSet.MINMAX
+            ),
             ignored_scope=nncf.IgnoredScope(names=_onnx_heads(network) if onnx else _openvino_heads(network)),
         )
     if onnx is None:
