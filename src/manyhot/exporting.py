@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from manyhot.errors import UserError, nearest
 from manyhot.inference.backends.torch import Torch
 from manyhot.inference.exported import SUFFIXES, ExportedModel, Precision, metadata
 from manyhot.inference.graph import write_onnx, write_openvino
+from manyhot.inference.packages import version
 from manyhot.inference.predict import Predictor, load_model
 from manyhot.inference.quantizing import quantize
 from manyhot.metrics.ranking import average_precision, mean_ap
@@ -152,7 +152,7 @@ def export(
     run = Run(Path(source))
     rules = bundle.config.preprocessing
     watched = _watched(run, calibration) if int8 else []
-    about = metadata(bundle.config, precision, importlib.metadata.version("manyhot"))
+    about = metadata(bundle.config, precision, version("manyhot"))
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.stem}.", dir=path.parent) as folder:
         plain, made = Path(folder) / "float32.onnx", Path(folder) / f"model{path.suffix}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from manyhot.data.preprocessing import Preprocessing
 from manyhot.errors import UserError
 from manyhot.inference.exported import ExportedModel, metadata
 from manyhot.inference.graph import write_onnx
+from manyhot.inference.packages import version
 from manyhot.models.bundle import Bundle
 
 log = logging.getLogger("manyhot")
@@ -25,12 +25,12 @@ def cached_export(bundle: Bundle, preprocessing: Preprocessing) -> Path:
     Raises:
         UserError: a package is missing, or the network cannot be exported.
     """
-    versions = [_version(name) for name in _MAKERS]
+    versions = [version(name) for name in _MAKERS]
     parts = [bundle.sha256, bundle.config.model.model_dump_json(), preprocessing.model_dump_json(), *versions]
     path = cache_folder() / "exported" / f"{sha256_bytes(chr(0).join(parts).encode())}.onnx"
     if not _whole(path, bundle):
         log.info("exporting the network once, into the cache folder")
-        write_onnx(path, bundle.model, preprocessing, metadata(bundle.config, "float32", _version("manyhot")))
+        write_onnx(path, bundle.model, preprocessing, metadata(bundle.config, "float32", version("manyhot")))
     return path
 
 
@@ -39,10 +39,3 @@ def _whole(path: Path, bundle: Bundle) -> bool:
         return path.is_file() and ExportedModel.read(path).sha256 == bundle.sha256
     except UserError:
         return False
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "none"

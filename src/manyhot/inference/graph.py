@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from manyhot.atomic import atomic_path, sync_folder
+from manyhot.data.crops import Scales
 from manyhot.data.preprocessing import Preprocessing
 from manyhot.inference.exported import PREFIX
 from manyhot.inference.packages import require
@@ -18,6 +19,7 @@ from manyhot.models.classifier import Classifier
 from manyhot.models.exportable import CropsClassifier
 
 _EXAMPLES = 2  # crops; or pictures, where crops are joined
+_WIDER = 64  # pixels
 _NOISY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "nncf")
 
 
@@ -40,7 +42,9 @@ def write_onnx(path: Path, model: Classifier, preprocessing: Preprocessing, abou
     require("onnxscript")
     network = CropsClassifier(model, preprocessing).eval()
     side = preprocessing.size
-    example = torch.zeros(_EXAMPLES * (network.joined or 1), side, side, 3, dtype=torch.uint8)
+    # Of a square the exporter would learn that width is height.
+    width = side + _WIDER if _any_shape(preprocessing) else side
+    example = torch.zeros(_EXAMPLES * (network.joined or 1), side, width, 3, dtype=torch.uint8)
     with quiet(), torch.no_grad():
         program = torch.onnx.export(
             network,
@@ -89,9 +93,13 @@ def _free_axes(preprocessing: Preprocessing, joined: int | None) -> dict[int, ob
     axes: dict[int, object] = {
         0: torch.export.Dim("crops") if joined is None else joined * torch.export.Dim("pictures")
     }
-    if preprocessing.crops["name"] == "scales":
+    if _any_shape(preprocessing):
         axes |= {1: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC}
     return axes
+
+
+def _any_shape(preprocessing: Preprocessing) -> bool:
+    return isinstance(preprocessing.cropping, Scales)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import importlib.util
 from types import ModuleType
 
@@ -25,4 +26,15 @@ def require(name: str, remedy: str = EXTRA) -> ModuleType:
 
 def installed(name: str) -> bool:
     """Whether a package can be found, without importing it."""
-    return importlib.util.find_spec(name) is not None
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ImportError:
+        return False
+
+
+def version(name: str) -> str:
+    """Of a package; "none" where it is not installed."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import logging
 import platform
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from manyhot.data.preprocessing import Preprocessing
 from manyhot.inference.backends import Trained
 from manyhot.inference.backends.backend import cores
 from manyhot.inference.exported import ExportedModel
-from manyhot.inference.packages import installed
+from manyhot.inference.packages import installed, version
 
 log = logging.getLogger("manyhot")
 
@@ -89,12 +87,8 @@ def _file(model: Trained, preprocessing: Preprocessing) -> Path:
     """Named by all that can change what is fastest."""
     exported = [model.path.suffix, model.precision] if isinstance(model, ExportedModel) else []
     network = [model.sha256, preprocessing.model_dump_json(), *exported]
-    parts = [processor_name(), str(cores()), *_versions(PACKAGES.values()), *network]
+    parts = [processor_name(), str(cores()), *map(version, PACKAGES.values()), *network]
     return cache_folder() / "autotune" / f"{sha256_bytes(chr(0).join(parts).encode())}.json"
-
-
-def _versions(packages: Iterable[str]) -> list[str]:
-    return [importlib.metadata.version(name) if installed(name) else "none" for name in packages]
 
 
 @cache

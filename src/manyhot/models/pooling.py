@@ -93,7 +93,9 @@ class LogSumExp(Pooling):
     def pool(self, map_NDHW: Tensor) -> Tensor:
         """Float map [N, D, H, W] → [N, D]."""
         cells = map_NDHW.shape[-2] * map_NDHW.shape[-1]
-        return (torch.logsumexp(self.r * map_NDHW, dim=(-2, -1)) - math.log(cells)) / self.r
+        # An exporter leaves the number of cells open, which Python's logarithm would fix.
+        log_cells = math.log(cells) if isinstance(cells, int) else torch.scalar_tensor(cells).log()
+        return (torch.logsumexp(self.r * map_NDHW, dim=(-2, -1)) - log_cells) / self.r
 
 
 @poolings.register("topk")
@@ -105,4 +107,4 @@ class TopK(Pooling):
     def pool(self, map_NDHW: Tensor) -> Tensor:
         """Float map [N, D, H, W] → [N, D]."""
         cells_NDL = map_NDHW.flatten(-2)
-        return cells_NDL.topk(min(self.k, cells_NDL.shape[-1]), dim=-1).values.mean(dim=-1)
+        return cells_NDL.topk(torch.sym_min(self.k, cells_NDL.shape[-1]), dim=-1).values.mean(dim=-1)
