@@ -178,6 +178,17 @@ class Predictor:
         splits = manifest.table["split"].to_list()
         return self._score(manifest.paths, manifest.ids, splits, manifest.labels, on_error, source)
 
+    @torch.inference_mode()
+    def logits(self, pictures: Sequence[list[NDArray[np.uint8]]]) -> NDArray[np.float32]:
+        """What the network says of N pictures that are decoded and cut already, in one pass, float32 [N, C].
+
+        Arguments:
+            pictures: of each its crops, uint8 [H, W, 3], as `preprocessing.views` gives them.
+        """
+        unknown = np.zeros((len(pictures), 0), np.int8)
+        batch = Pictures((), unknown, self.preprocessing).collate(list(enumerate(pictures)))
+        return np.asarray(batch.logits(self._model, self.device).float().cpu().numpy())
+
     def _score(
         self,
         files: Sequence[Path],
