@@ -27,6 +27,7 @@ from manyhot.data.manifest import Manifest
 from manyhot.detections import Detections
 from manyhot.localization.boxes import fixed
 from manyhot.localization.placing import ViewMap
+from manyhot.localization.seeing import _as_one_of
 from manyhot.localizing import look_with
 from manyhot.models.bundle import load_bundle
 from manyhot.models.geometry import Geometry
@@ -34,7 +35,7 @@ from manyhot.predictions import Predictions
 from manyhot.web import model as model_module
 from manyhot.web.app import create_app
 from manyhot.web.guard import Guard
-from manyhot.web.model import Busy, TrainedModel, _as_one_of
+from manyhot.web.model import Busy, TrainedModel
 from manyhot.web.opening import open_gallery
 from manyhot.web.uploading import LIMIT
 

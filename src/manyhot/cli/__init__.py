@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 # Each of them adds its verbs; `manyhot --help` lists these in this order.
-from manyhot.cli import training, measuring, applying, data  # isort: skip  # noqa: F401
+from manyhot.cli import training, measuring, applying, serving, data  # isort: skip  # noqa: F401
 from manyhot.cli.apps import app
 from manyhot.errors import UserError
 from manyhot.processes import CONTINUE, joined, place

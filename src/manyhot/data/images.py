@@ -89,13 +89,18 @@ def open_image(path: str | Path, at_least: tuple[int, int] | None = None) -> Ima
     return _with_image(path, _rgb if at_least is None else partial(_reduced_rgb, at_least), stored)
 
 
-def decode_image(file: io.BytesIO, name: str = "the picture") -> Image.Image:
-    """`open_image` of a picture file that lies in memory; `name` is what it is called in faults.
+def decode_image(file: io.BytesIO, name: str = "the picture", max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """`open_image` of a picture file that lies in memory.
+
+    Arguments:
+        file: the content.
+        name: what it is called in faults.
+        max_pixels: larger pictures are refused from their header; at most MAX_PIXELS.
 
     Raises:
         DamagedImage: as `open_image`.
     """
-    return _with_image(name, _rgb, file=file)
+    return _with_image(name, _rgb, file=file, max_pixels=max_pixels)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -168,28 +173,29 @@ def _with_image(
     use: Callable[[Image.Image], T],
     stored: StoredPicture | None = None,
     file: io.BytesIO | None = None,
+    max_pixels: int = MAX_PIXELS,
 ) -> T:
     """`use` of the opened, not yet decoded image; whatever goes wrong in there becomes a DamagedImage."""
     try:
         source = file or (path if stored is None else io.BytesIO(stored.content().data))
         with _pillow_quiet(), Image.open(source, formats=_formats()) as image:
-            _refuse_large(image)
+            _refuse_large(image, max_pixels)
             return use(image)
     except Exception as error:  # noqa: BLE001 - on a damaged file a decoder may raise anything
-        raise DamagedImage(path, _reason(path, error)) from None
+        raise DamagedImage(path, _reason(path, error, max_pixels)) from None
 
 
 class _TooLarge(Exception):  # noqa: N818
     pass
 
 
-def _refuse_large(image: Image.Image) -> None:
+def _refuse_large(image: Image.Image, max_pixels: int) -> None:
     pixels = image.width * image.height
-    if pixels > MAX_PIXELS:
+    if pixels > min(max_pixels, MAX_PIXELS):
         raise _TooLarge(pixels)
 
 
-def _reason(path: str | Path, error: Exception) -> str:
+def _reason(path: str | Path, error: Exception, max_pixels: int = MAX_PIXELS) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
     if isinstance(error, OSError) and error.errno is not None:
@@ -197,7 +203,7 @@ def _reason(path: str | Path, error: Exception) -> str:
     if isinstance(error, _TooLarge | Image.DecompressionBombError):
         # Pillow's own limit of 179 megapixels strikes before ours; its message holds the number.
         pixels = re.search(r"\d+", str(error))
-        size = f": {int(pixels[0]) / 1e6:.0f} megapixels, the limit is {MAX_PIXELS / 1e6:.0f}" if pixels else ""
+        size = f": {int(pixels[0]) / 1e6:.0f} megapixels, the limit is {max_pixels / 1e6:g}" if pixels else ""
         return f"too large{size}"
     if Path(path).is_file() and not Path(path).stat().st_size:
         return "the file is empty"

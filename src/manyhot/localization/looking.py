@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from manyhot.data.crops import Frame
@@ -93,20 +92,21 @@ class Look:
                         yield sight
                         bar.advance()
 
-    def once(self, image: Image.Image) -> tuple[NDArray[np.float32], list[ViewMap]]:
+    def once(self, views: list[NDArray[np.uint8]], size: Size) -> tuple[NDArray[np.float32], list[ViewMap]]:
         """One decoded picture: its scores [C], and of each view the maps of all C classes on their cells.
 
         Arguments:
-            image: RGB, as `manyhot.data.images.open_image` gives it.
+            views: uint8 [H, W, 3] each, as `preprocessing.views` cuts them.
+            size: width and height of the picture as displayed, pixels.
         """
         self.model.eval()
         pictures = Pictures((), np.zeros((1, 0), np.int8), self.preprocessing)
-        (group,) = pictures.collate([(0, [np.asarray(view) for view in self.preprocessing.views(image)])]).groups
+        (group,) = pictures.collate([(0, views)]).groups
         assert isinstance(group, PictureGroup)
-        views = Views(self.model, group.normalized(next(self.model.parameters()).device), self.preprocessing.window)
-        scores_C = self.to_scores(views.logits().float().cpu().numpy())[0]
+        seen = Views(self.model, group.normalized(next(self.model.parameters()).device), self.preprocessing.window)
+        scores_C = self.to_scores(seen.logits().float().cpu().numpy())[0]
         every = list(range(len(scores_C)))
-        maps = self._laid(self.heat_map.cells(views, every), 0, every, self.preprocessing.frames(image.size))
+        maps = self._laid(self.heat_map.cells(seen, every), 0, every, self.preprocessing.frames(size))
         return scores_C, maps
 
     def _group(

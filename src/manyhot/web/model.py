@@ -7,12 +7,10 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from manyhot.data.images import open_image
@@ -20,52 +18,15 @@ from manyhot.errors import UserError
 
 if TYPE_CHECKING:  # torch costs seconds; a gallery starts without it
     from manyhot.localization.looking import Look
-    from manyhot.localization.placing import ViewMap
+    from manyhot.localization.seeing import Seen
     from manyhot.models.bundle_config import BundleConfig
-
-LONGEST = 384
-"""Longest side of a heat map that is sent, in its own cells; the browser draws it as large as the picture."""
 
 _KEPT = 8  # pictures whose maps stay in memory, for the other classes that will be asked for
 _WAITING = 6  # requests that may wait for the model
-_SURE = 1e-6  # scores nearer to 0 or 1 than this are taken as this near, so that their logit is finite
 
 
 class Busy(Exception):  # noqa: N818 - it is no fault of the program
     """Too many requests wait for the model."""
-
-
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """What a model saw in one picture.
-
-    Arguments:
-        size: width and height of the picture as displayed, pixels.
-        scores: float32 [C], as `manyhot predict` gives them.
-        views: of each view the class activation maps of all C classes on their cells, as logits of the class's score.
-    """
-
-    size: tuple[int, int]
-    scores: NDArray[np.float32]
-    views: list[ViewMap]
-
-    def heat(self, class_index: int, longest: int = LONGEST) -> NDArray[np.uint8]:
-        """Heat of one class over the whole picture, uint8 [h, w], 0…255 for scores 0…1.
-
-        Each value is that of the map at the centre of one of h x w equal parts of the picture, by
-        `manyhot.localization.placing`. The scale is the same for all pictures and classes: what the model would say of
-        a view that were nothing but this place, before any calibration.
-        """
-        from manyhot.localization.boxes import fixed
-        from manyhot.localization.placing import ViewMap, place, scaled
-
-        width, height = self.size
-        by = min(1.0, longest / max(self.size))
-        small = max(1, round(width * by)), max(1, round(height * by))
-        one = slice(class_index, class_index + 1)
-        views = [ViewMap(view.cells[one], view.geometry, view.frame) for view in self.views]
-        placed = place(scaled(views, (small[0] / width, small[1] / height)), small)[0]
-        return np.asarray(np.rint(255 * fixed(placed)), np.uint8)
 
 
 class TrainedModel:
@@ -155,18 +116,8 @@ class TrainedModel:
         return self._loaded[1:]
 
     def _look(self, image: Image.Image) -> Seen:
+        from manyhot.localization.seeing import see
+
         look, config = self._load()
-        scores, views = look.once(image)
-        if config.activation == "softmax":
-            views = [_as_one_of(view) for view in views]
-        return Seen(image.size, scores, views)
-
-
-def _as_one_of(view: ViewMap) -> ViewMap:
-    """Logits of softmax scores, cell by cell, from maps [C, h, w] that are the network's logits."""
-    from manyhot.localization.placing import ViewMap
-
-    raw = np.asarray(view.cells, np.float64)
-    scores = np.exp(raw - raw.max(axis=0))
-    scores = (scores / scores.sum(axis=0)).clip(_SURE, 1 - _SURE)
-    return ViewMap((np.log(scores) - np.log1p(-scores)).astype(np.float32), view.geometry, view.frame)
+        views = [np.asarray(view) for view in look.preprocessing.views(image)]
+        return see(look, views, image.size, config.activation)
