@@ -15,7 +15,8 @@ import manyhot
 from manyhot.cli import main
 from manyhot.data.manifest import Manifest
 from manyhot.localization.finding import positive_pairs
-from manyhot.localizing import choose_places, localize, summarize
+from manyhot.localization.wording import summarize
+from manyhot.localizing import choose_places, localize
 from manyhot.metrics.detection import detection_ap
 from manyhot.models.bundle import load_bundle
 
