@@ -30,7 +30,7 @@ from manyhot.data.sources import open_source  # noqa: E402
 from manyhot.localization.boxes import BoxRule, Components, Extreme, Largest, Mass, fixed, relative  # noqa: E402
 from manyhot.localization.looking import Sight  # noqa: E402
 from manyhot.localization.placing import hottest_point  # noqa: E402
-from manyhot.localizing import look_with  # noqa: E402
+from manyhot.localizing import look_with, with_axes  # noqa: E402
 from manyhot.metrics.localization import (  # noqa: E402
     best_iou,
     centre_boxes,
@@ -151,7 +151,9 @@ def main() -> None:
     recipe = parse_recipe(run.recipe.read_text(encoding="utf-8"), str(run.recipe), overrides)
     results: list[dict[str, Any]] = []
     for name in options.heatmaps.split(","):
-        look = look_with(load_bundle(run.model), name, recipe.evaluation.crops, flip=options.flip)
+        bundle = load_bundle(run.model)
+        look = look_with(bundle, name, recipe.evaluation.crops, flip=options.flip)
+        look = with_axes(look, run, bundle, recipe)
         sweep, start = Sweep(pairs), time.perf_counter()
         for sight in look.at(part.paths, lambda row, _: [c for c in columns if (row, c) in pairs]):
             sweep.take(sight, SCALES[options.scale] if look.heat_map.in_logits else relative)

@@ -15,7 +15,8 @@ import manyhot
 from manyhot.cli import main
 from manyhot.data.manifest import Manifest
 from manyhot.localization.finding import positive_pairs
-from manyhot.localizing import choose_places, localize, summarize
+from manyhot.localization.wording import summarize
+from manyhot.localizing import choose_places, localize
 from manyhot.metrics.detection import detection_ap
 from manyhot.models.bundle import load_bundle
 
@@ -197,6 +198,29 @@ def test_a_choice_is_the_best_of_its_table_is_stored_and_used(run: Path, boxed: 
     again = load_bundle(copy / "model").config.places
     assert again is not None
     assert (again.boxes["name"], again.split) == ("mass", "val")
+
+
+def test_the_axes_of_ddt_are_fitted_once_without_boxes(run: Path, tmp_path: Path, call) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    kept = copy / "model" / "axes.safetensors"
+    first = localize(copy, "test", heatmap="ddt", boxes="largest", threshold=0.3)
+    assert first.metrics["method"]["settings"]["heatmap"] == {"power": 0.25, "reach": 1, "attention": 2.0}
+    content = kept.read_bytes()
+    stamp = kept.stat().st_mtime_ns
+    again = localize(copy, "test", heatmap="{name: ddt, attention: 2}", boxes="largest", threshold=0.3)
+    assert again.metrics == first.metrics
+    assert kept.stat().st_mtime_ns == stamp
+    localize(copy, "test", heatmap="{name: ddt, attention: 0}")
+    assert kept.stat().st_mtime_ns == stamp  # attention is no part of the axes
+    choose_places(copy, heatmap="ddt", boxes="largest", crops="{name: scales, sizes: [32, 48]}")
+    assert kept.read_bytes() != content  # other views
+    chosen = localize(copy, "test").metrics["method"]
+    assert (chosen["heatmap"], chosen["boxes"]) == ("ddt", "largest")
+    kept.write_bytes(content)
+    assert localize(copy, "test", heatmap="ddt", boxes="largest", threshold=0.3).metrics == first.metrics
+    code, _, err = call("localize", copy, "--heatmap", "{name: ddt, power: 2}")
+    assert (code, "power" in err) == (2, True)
 
 
 def test_a_split_without_boxes_chooses_nothing(run: Path, tiny_table: Path, call) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -21,15 +21,17 @@ from manyhot.inference.logits import activate
 from manyhot.localization.boxes import BoxRule, Extreme, box_rules
 from manyhot.localization.choosing import Choice, Chooser
 from manyhot.localization.finding import MIN_SCORE, Finder, Refiner, positive_pairs
+from manyhot.localization.fitting import axes_key, fit_axes, read_axes, write_axes
 from manyhot.localization.grabcut import GrabCut
 from manyhot.localization.heatmaps import GradCAM, HeatMap, heat_maps
 from manyhot.localization.looking import Look
 from manyhot.localization.proposals import Snapping, read_proposals
+from manyhot.localization.transforming import DescriptorTransform
 from manyhot.metrics.localization import TOLERANCE
 from manyhot.models.bundle import Bundle, load_bundle
 from manyhot.models.bundle_config import PlaceRule, digest_ids, write_config
 from manyhot.models.geometry import Geometry
-from manyhot.recipe import parse_recipe
+from manyhot.recipe import Recipe, parse_recipe
 from manyhot.registry import Part, Registry
 from manyhot.report.places import write_places_report
 from manyhot.runs import Run, open_run
@@ -257,6 +259,7 @@ def _open(
     rule = named_rule or (box_rules.build(stored.boxes) if stored is not None else Extreme())
     views = stored.crops if stored is not None and crops is None else recipe.evaluation.crops
     look = look_with(bundle, named_map or GradCAM(), views, flip=flip, workers=recipe.training.workers)
+    look = with_axes(look, run, bundle, recipe)
     return _Task(
         run=run,
         part=part,
@@ -272,22 +275,6 @@ def _open(
 
 def _setting(registry: Registry[P], part: P) -> dict[str, Any]:
     return {"name": registry.name_of(part), **part.model_dump(mode="json")}
-
-
-def describe_choice(table: list[Choice], kept: int = 3) -> str:
-    """The best thresholds of every rule, in lines for a terminal; the first line is what was stored."""
-    best = max(table, key=lambda choice: choice.corloc)
-    lines = [f"chosen: {_worded(best.rule)}, CorLoc {best.corloc:.3f}"]
-    for name in dict.fromkeys(box_rules.name_of(choice.rule) for choice in table):
-        own = sorted((c for c in table if box_rules.name_of(c.rule) == name), key=lambda c: -c.corloc)[:kept]
-        lines.append("  " + "; ".join(f"{_worded(choice.rule)} {choice.corloc:.3f}" for choice in own))
-    return "\n".join(lines)
-
-
-def _worded(rule: BoxRule) -> str:
-    settings = rule.model_dump(mode="json")
-    value = settings.get("threshold", settings.get("thresholds"))
-    return f"{box_rules.name_of(rule)} at {value[0] if isinstance(value, list) else value:g}"
 
 
 def look_with(
@@ -326,6 +313,29 @@ def look_with(
     )
 
 
+def with_axes(look: Look, run: Run, bundle: Bundle, recipe: Recipe) -> Look:
+    """The same look, where its heat map is `ddt` with axes fitted to the train split of the run.
+
+    They are kept in the bundle's folder, and fitted anew where weights, views or pictures are others.
+
+    Raises:
+        UserError: no train split, or damaged pictures in it.
+    """
+    heat_map = look.heat_map
+    if not isinstance(heat_map, DescriptorTransform):
+        return look
+    part = Manifest.load(run.manifest).split(recipe.data.train_split)
+    part = part.rows((part.labels == 1).any(axis=1).tolist())
+    key = axes_key(look, heat_map, part, bundle.sha256)
+    axes = read_axes(run.model, key)
+    if axes is None:
+        fitting = replace(look, damaged=[])
+        axes = fit_axes(fitting, heat_map, part)
+        _report_damaged(part, fitting.damaged, recipe.data.on_error)
+        write_axes(run.model, key, axes)
+    return replace(look, heat_map=heat_map.fitted(axes))
+
+
 def read_part(registry: Registry[P], text: str) -> P:
     """The part that a name, or a YAML mapping with `name`, describes.
 
@@ -342,61 +352,6 @@ def read_part(registry: Registry[P], text: str) -> P:
         known = ", ".join(name for name, _ in registry)
         raise UserError(f"{registry.where} '{text}' is no {registry.kind}.", remedy=f"Give one of {known}.")
     return registry.build(setting)
-
-
-def summarize(metrics: dict[str, Any]) -> str:
-    """The measures in a table for a terminal: a line a class, then the means beside their baselines."""
-    width = max(len("class"), *(len(one["name"]) for one in metrics["classes"]))
-    lines = [f"{'class':{width}}  pictures  objects  pointing  centre  point AP  CorLoc   AP50  AP50(07)"]
-    for one in metrics["classes"]:
-        cells = "  ".join(_cell(one[key], size) for key, size in _COLUMNS)
-        lines.append(f"{one['name']:{width}}  {one['n_positive']:8}  {one['n_objects']:7}  {cells}")
-    pointing, boxes, base = metrics["pointing"], metrics["detection"], metrics["baselines"]
-    best = ", ".join(f"{_cell(value)} at IoU {least}" for least, value in metrics["max_box_acc"].items())
-    proposal = base["best_proposal"]["corloc"]
-    classes = f"over {boxes['n_classes_in_map']} classes, {boxes['n_boxes']} boxes"
-    lines += [
-        "",
-        f"pointing {_cell(pointing['accuracy'])} of {metrics['n_pairs']} pairs, within {pointing['tolerance_px']:g} px",
-        f"  the picture's centre: {_cell(base['centre_point']['pointing'])}",
-        f"AP where a wrong place is a false positive {_cell(pointing['ap'])}",
-        f"  the picture's centre: {_cell(base['centre_point']['ap'])}",
-        f"CorLoc {_cell(metrics['corloc'])} over pairs, {_cell(metrics['mean_corloc'])} over classes",
-        f"  centre box: {_cell(base['centre_box']['corloc'])}; whole picture: {_cell(base['whole_image']['corloc'])}"
-        + ("" if proposal is None else f"; best proposal: {_cell(proposal)}"),
-        f"MaxBoxAcc {best}",
-        f"detection mAP50 {_cell(boxes['map_50'])} (VOC07 {_cell(boxes['map_50_voc07'])}) {classes}",
-        f"split {metrics['split']}, {metrics['n_images']} images; labels: {metrics['label_rule']}",
-        f"input: {metrics['crops']}; {_said(metrics['method'], 'heatmap')}; {_said(metrics['method'], 'boxes')}"
-        + (", redrawn by GrabCut" if metrics["method"]["grabcut"] else "")
-        + (f", snapped to {metrics['method']['proposals']}" if metrics["method"]["proposals"] else ""),
-    ]
-    if metrics["chosen_here"]:
-        lines.append("optimistic: the box rule was chosen on these very pictures")
-    if metrics["n_pairs_without_box"]:
-        lines.append(f"{metrics['n_pairs_without_box']} positive pairs have no true box and are left out")
-    if metrics["damaged"]:
-        lines.append(f"left out as damaged: {', '.join(metrics['damaged'])}")
-    return "\n".join(lines)
-
-
-_COLUMNS = (
-    ("pointing", 8),
-    ("centre_point", 6),
-    ("pointing_ap", 8),
-    ("corloc", 6),
-    ("ap_50", 5),
-    ("ap_50_voc07", 8),
-)
-
-
-def _cell(value: float | None, width: int = 0) -> str:
-    return f"{'–' if value is None else format(value, '.3f'):>{width}}"
-
-
-def _said(method: dict[str, Any], part: str) -> str:
-    settings = ", ".join(f"{key} {value}" for key, value in method["settings"][part].items())
-    return f"{method[part]} ({settings})" if settings else str(method[part])
 
 
 def _report_damaged(part: Manifest, damaged: list[tuple[int, str]], on_error: str) -> None:

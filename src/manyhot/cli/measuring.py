@@ -64,6 +64,7 @@ def localize(
 ) -> None:
     """Say where in the pictures the classes are, and measure it by the true boxes."""
     from manyhot import localizing
+    from manyhot.localization.wording import describe_choice, summarize
 
     manifest = read_other_data(run, data, kind)
     if choose:
@@ -80,7 +81,7 @@ def localize(
             grabcut=grabcut,
             on_error=on_error,
         )
-        typer.echo(f"{localizing.describe_choice(table)}\nstored with the model: localize takes it from there")
+        typer.echo(f"{describe_choice(table)}\nstored with the model: localize takes it from there")
         return
     found = localizing.localize(
         run,
@@ -97,7 +98,7 @@ def localize(
         tolerance=tolerance,
         on_error=on_error,
     )
-    typer.echo(f"{localizing.summarize(found.metrics)}\ndetections: {found.folder / 'detections.parquet'}")
+    typer.echo(f"{summarize(found.metrics)}\ndetections: {found.folder / 'detections.parquet'}")
     typer.echo(f"report: {found.report}")
 
 

@@ -21,7 +21,7 @@ from manyhot.localization.placing import Size, ViewMap, place
 from manyhot.localization.views import Views
 from manyhot.models.classifier import Classifier
 from manyhot.models.geometry import Geometry
-from manyhot.progress import progress
+from manyhot.progress import Bar, progress
 
 ToScores = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 Wanted = Callable[[int, NDArray[np.float32]], Sequence[int]]
@@ -78,19 +78,28 @@ class Look:
             paths: N image files.
             wanted: given a row and its scores [C], the classes whose maps are wanted.
         """
+        with progress(len(paths), "looking at pictures") as bar:
+            for rows, views in self.views(paths, bar):
+                for sight in self._sights(views, rows, paths, wanted):
+                    yield sight
+                    bar.advance()
+
+    def views(self, paths: Sequence[Path], bar: Bar) -> Iterator[tuple[list[int], Views]]:
+        """The pictures half-way through the network, some at a time: their rows and their views.
+
+        Arguments:
+            paths: N image files; those that cannot be read go to `damaged`.
+            bar: advanced by the damaged ones; by the others their taker advances it.
+        """
         self.model.eval()
         pictures = Pictures(paths, np.zeros((len(paths), 0), np.int8), self.preprocessing)
-        batches = Loader(pictures, EvaluationBatches(len(paths), self.batch_size), self.workers)
-        with progress(len(paths), "looking at pictures") as bar:
-            for batch in batches:
-                self.damaged.extend(batch.damaged)
-                bar.advance(len(batch.damaged))
-                for group in batch.groups:
-                    assert isinstance(group, PictureGroup)
-                    rows = batch.indices[group.places].tolist()
-                    for sight in self._group(group, rows, paths, wanted):
-                        yield sight
-                        bar.advance()
+        for batch in Loader(pictures, EvaluationBatches(len(paths), self.batch_size), self.workers):
+            self.damaged.extend(batch.damaged)
+            bar.advance(len(batch.damaged))
+            for group in batch.groups:
+                assert isinstance(group, PictureGroup)
+                stacks = group.normalized(next(self.model.parameters()).device)
+                yield batch.indices[group.places].tolist(), Views(self.model, stacks, self.preprocessing.window)
 
     def once(self, views: list[NDArray[np.uint8]], size: Size) -> tuple[NDArray[np.float32], list[ViewMap]]:
         """One decoded picture: its scores [C], and of each view the maps of all C classes on their cells.
@@ -109,17 +118,13 @@ class Look:
         maps = self._laid(self.heat_map.cells(seen, every), 0, every, self.preprocessing.frames(size))
         return scores_C, maps
 
-    def _group(
-        self, group: PictureGroup, rows: Sequence[int], paths: Sequence[Path], wanted: Wanted
-    ) -> Iterator[Sight]:
-        stacks = group.normalized(next(self.model.parameters()).device)
-        views = Views(self.model, stacks, self.preprocessing.window)
+    def _sights(self, views: Views, rows: Sequence[int], paths: Sequence[Path], wanted: Wanted) -> Iterator[Sight]:
         scores = self.to_scores(views.logits().float().cpu().numpy())
         classes = [tuple(wanted(row, own)) for row, own in zip(rows, scores, strict=True)]
         union = sorted({one for some in classes for one in some})
         if union:
             plain = self.heat_map.cells(views, union)
-            mirrored = self.heat_map.cells(self._mirrored(stacks), union) if self.flip else []
+            mirrored = self.heat_map.cells(self._mirrored(views.stacks), union) if self.flip else []
         for i, (row, own) in enumerate(zip(rows, scores, strict=True)):
             size = image_size(paths[row])
             if not classes[i]:
