@@ -168,6 +168,17 @@ class Regions:
             pooled,
         )
 
+    def of(self, rows: Sequence[int]) -> Proposals:
+        """The proposals of some pictures."""
+        own = self._proposals
+        return Proposals(
+            tuple(own.ids[row] for row in rows),
+            tuple(own.boxes[row] for row in rows),
+            tuple(own.sizes[row] for row in rows),
+            None if own.scores is None else tuple(own.scores[row] for row in rows),
+            own.source,
+        )
+
     def boxes(self, row: int) -> Corners:
         """All boxes of a picture, in its own pixels."""
         return self._proposals.boxes[row]

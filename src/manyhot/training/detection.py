@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from manyhot.data.preprocessing import Preprocessing
 from manyhot.data.proposals import Proposals
 from manyhot.data.selective_search import search_manifest
 from manyhot.errors import UserError
+from manyhot.inference.detect import BoxScores, score_boxes
 from manyhot.inference.kept_regions import RegionExtraction, RegionLoader
 from manyhot.inference.regions import MapExtraction, MapLoader, Regions, RoiPictures
 from manyhot.models.detectors import WSDDN, create_detector, describe_detector, detectors
@@ -46,6 +48,22 @@ class DetectorSession(Session):
         network = self.trained
         assert isinstance(network, Wsddn | WsddnHead)
         return self.part.auxiliary_loss(network, targets)
+
+    def score(self, rows: list[int]) -> list[BoxScores]:
+        """What the network that counts says of the boxes of some pictures of the val split, in the first view.
+
+        Raises:
+            UserError: a picture that cannot be read any more.
+        """
+        whole = copy.deepcopy(self.model)
+        whole.load_state_dict(self.whole(self.evaluated.state_dict()))
+        assert isinstance(whole, Wsddn)
+        regions, damaged = self.regions[1].of(rows), []
+        paths = [self.val.paths[row] for row in rows]
+        found = list(score_boxes(whole, self.part, self.input, paths, regions, damaged, [self.regions[1].first]))
+        if damaged:
+            raise UserError(f"the picture cannot be read any more: {damaged[0].reason}.", file=damaged[0].path)
+        return found
 
     def describe_network(self) -> str:
         """The detector in a line."""
