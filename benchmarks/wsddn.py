@@ -1,25 +1,32 @@
-"""What kept maps and packing are worth in training a detector: pictures a second, each beside the plain way.
+"""What kept maps, kept regions and packing are worth in training a detector, each beside the plain way.
 
-    python benchmarks/wsddn.py [--pictures 24] [--boxes 500] [--scale 448] [--rounds 3]
+    python benchmarks/wsddn.py [--pictures 24] [--boxes 500] [--scale 480] [--rounds 3]
 
 Random pictures of the shapes of photographs, random boxes, SqueezeNet and ResNet-50 without weights: costs do not
-depend on what is learned. One run measures, in turn and several times over:
+depend on what is learned. The heads are those of the recipe `voc-squeezenet-wsddn` (evidence, no hidden layer, three
+refinement branches) and of 3 × 3 bins with a hidden layer. One run measures, in turn and several times over, pictures a
+second of training:
 
-- a step on the kept maps of a frozen backbone against a step that sends the pictures through it again;
-- packed steps of several pictures against steps of one picture, on kept maps.
+- from pictures, through the frozen backbone (plain);
+- from the backbone's kept maps, and from kept regions (of bins: of 64 components, so that they fit);
+- packed steps of several pictures against steps of one picture.
 
-Reading a map from the cache and decoding a picture count with their ways.
+Reading from the cache and decoding a picture count with their ways. The last line is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +36,7 @@ from manyhot.data.loading import Batch
 from manyhot.data.manifest import Manifest, Row
 from manyhot.data.preprocessing import Preprocessing
 from manyhot.data.proposals import Proposals, tidy
+from manyhot.inference.kept_regions import RegionExtraction, RegionLoader
 from manyhot.inference.regions import MapExtraction, MapLoader, Regions, RoiPictures
 from manyhot.models.detectors import WSDDN, create_detector, detectors
 from manyhot.models.wsddn import Wsddn
@@ -67,10 +75,12 @@ class Ways:
         self.rule = Preprocessing.from_recipe(Input(), self.network.backbone.mean, self.network.backbone.std)
         self.regions = Regions(proposals, manifest.paths, part)
         self.pictures = RoiPictures(manifest.paths, manifest.labels, self.rule, self.regions)
-        maps = MapExtraction(self.network, self.rule, CPU).compute(
-            manifest.paths, self.regions, self.regions.views, what="maps"
-        )
-        self.labels, self.maps = manifest.labels, maps
+        given = (manifest.paths, self.regions, self.regions.views)
+        self.labels = manifest.labels
+        self.maps = MapExtraction(self.network, self.rule, CPU).compute(*given, what="maps")
+        extraction = RegionExtraction(self.network, self.rule, CPU)
+        self.kept = extraction.features(*given, what="regions")
+        self.bytes = 2 * extraction.width * float(proposals.counts.mean())
         self.optimizer = torch.optim.SGD(self.network.head.parameters(), lr=1e-4, momentum=0.9)
 
     def step(self, network: torch.nn.Module, batch: Batch) -> None:
@@ -83,21 +93,26 @@ class Ways:
         self.optimizer.step()
         self.optimizer.zero_grad()
 
+    def _batches(self, size: int) -> list[list[tuple[int, int]]]:
+        count = len(self.labels)
+        return [[(0, row) for row in range(start, min(start + size, count))] for start in range(0, count, size)]
+
     def plain(self, size: int) -> None:
         """All pictures, through the backbone."""
         self.network.train()
-        for start in range(0, len(self.labels), size):
-            rows = range(start, min(start + size, len(self.labels)))
-            self.step(self.network, self.pictures.collate([self.pictures[0, row] for row in rows]))
+        for keys in self._batches(size):
+            self.step(self.network, self.pictures.collate([self.pictures[key] for key in keys]))
 
-    def kept(self, size: int) -> None:
+    def from_maps(self, size: int) -> None:
         """All pictures, from their kept maps."""
         self.network.train()
-        batches = [
-            [(0, row) for row in range(start, min(start + size, len(self.labels)))]
-            for start in range(0, len(self.labels), size)
-        ]
-        for batch in MapLoader(self.maps, self.labels, self.regions, batches):  # type: ignore[arg-type]
+        for batch in MapLoader(self.maps, self.labels, self.regions, self._batches(size)):  # type: ignore[arg-type]
+            self.step(self.network.head, batch)
+
+    def from_regions(self, size: int) -> None:
+        """All pictures, from their kept regions."""
+        self.network.train()
+        for batch in RegionLoader(self.kept, self.labels, self.regions, self._batches(size)):  # type: ignore[arg-type]
             self.step(self.network.head, batch)
 
 
@@ -114,38 +129,55 @@ def rate(ways: dict[str, Callable[[], None]], count: int, rounds: int) -> dict[s
     return found
 
 
+HEADS: dict[str, dict[str, Any]] = {
+    "evidence": {"squeeze": 256, "region_pooling": "evidence", "width": None, "regulariser": 0.0},
+    "bins": {"squeeze": 64, "side": 3, "width": 256},
+}
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=24)
     parser.add_argument("--boxes", type=int, default=500)
-    parser.add_argument("--scale", type=int, default=448)
+    parser.add_argument("--scale", type=int, default=480)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--packed", type=int, default=8)
     wanted = parser.parse_args()
     prepare_processor()
-    settings = {"squeeze": 128, "side": 3, "refinements": 3, "scales": [wanted.scale], "flips": False}
+    both = {"squeeze_by": "components", "kept": "regions", "refinements": 3, "scales": [wanted.scale], "flips": False}
+    results = []
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MANYHOT_CACHE"] = f"{folder}/cache"
         manifest, proposals = make_data(Path(folder), wanted.pictures, wanted.boxes)
-        for backbone in ("squeezenet1_0", "resnet50"):
-            model = Model(backbone=backbone, weights="none", frozen=True, detector={"name": "wsddn", **settings})
-            ways = Ways(model, manifest, proposals)
-            found = rate(
-                {
-                    "plain, one picture a step": lambda ways=ways: ways.plain(1),
-                    "kept maps, one picture a step": lambda ways=ways: ways.kept(1),
-                    f"kept maps, {wanted.packed} pictures packed": lambda ways=ways: ways.kept(wanted.packed),
-                },
-                wanted.pictures,
-                wanted.rounds,
+        for backbone, head in itertools.product(("squeezenet1_0", "resnet50"), HEADS):
+            settings = {"name": "wsddn", **both, **HEADS[head]}
+            ways = Ways(Model(backbone=backbone, weights="none", frozen=True, detector=settings), manifest, proposals)
+            many = wanted.packed
+            timed: dict[str, Callable[[], None]] = {
+                "plain, one picture a step": partial(ways.plain, 1),
+                f"plain, {many} packed": partial(ways.plain, many),
+                f"kept maps, {many} packed": partial(ways.from_maps, many),
+                "kept regions, one picture a step": partial(ways.from_regions, 1),
+                f"kept regions, {many} packed": partial(ways.from_regions, many),
+            }
+            found = rate(timed, wanted.pictures, wanted.rounds)
+            print(
+                f"{backbone}, {head}, {wanted.scale} px, {proposals.counts.mean():.0f} boxes a picture, "
+                f"{ways.bytes / 1e6:.2f} MB of regions a picture"
             )
-            print(f"{backbone}, {wanted.scale} px, {proposals.counts.mean():.0f} boxes a picture")
-            first = statistics.median(next(iter(found.values())))
+            middles = {name: statistics.median(values) for name, values in found.items()}
+            plain, packed = (middles[f"{name}, {many} packed"] for name in ("plain", "kept regions"))
             for name, values in found.items():
-                middle = statistics.median(values)
-                print(f"  {name:32} {middle:7.2f} pictures/s  {middle / first:5.2f} x  "
-                      f"({min(values):.2f} to {max(values):.2f})")  # fmt: skip
+                print(f"  {name:34} {middles[name]:8.2f} pictures/s  {middles[name] / plain:6.2f} x  "
+                      f"({min(values):.2f} to {max(values):.2f})", flush=True)  # fmt: skip
+            common = {"benchmark": f"wsddn, {backbone}, {head}", "unit": "pictures/s", "n": wanted.pictures}
+            alone = middles["kept regions, one picture a step"]
+            results += [
+                common | {"ratio": packed / plain, "peer": "through the backbone", "ours": packed, "theirs": plain},
+                common | {"ratio": packed / alone, "peer": "one picture a step", "ours": packed, "theirs": alone},
+            ]
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

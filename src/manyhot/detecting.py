@@ -26,6 +26,7 @@ from manyhot.metrics.proposals import best_overlaps, recall
 from manyhot.metrics.ranking import average_precision, mean_ap
 from manyhot.models.bundle import load_detector
 from manyhot.models.detectors import WSDDN, detectors
+from manyhot.predictions import Predictions
 from manyhot.recipe import parse_recipe
 from manyhot.report.detection import write_detection_report
 from manyhot.report.submission import write_coco, write_voc
@@ -103,6 +104,7 @@ def detect(
         "proposals": json.dumps(boxes.source),
         "scales": json.dumps(part.detection_scales),
         "flips": json.dumps(part.flips),
+        "detector": recipe.model.detector["name"],
         "overlap": f"{part.overlap:g}",
     }
     detections = collect(found, pictures, part, source)
@@ -113,11 +115,26 @@ def detect(
     }
     folder = run.detection(split)
     detections.save(folder / "detections.parquet")
+    _image_scores(found, pictures, source).save(folder / "predictions.parquet")
     write_voc(detections, folder, split)
     write_coco(detections, kept, folder / "coco.json")
     write_text(folder / "metrics.json", json.dumps(metrics, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
     write_detection_report(folder, f"{recipe.name}: boxes of {split}", metrics, detections, kept)
     return Detection(metrics, detections, folder)
+
+
+def _image_scores(found: list[BoxScores], pictures: Manifest, source: dict[str, str]) -> Predictions:
+    """The scores of the pictures, which the gallery ranks them by."""
+    rows = [one.row for one in found]
+    ids, splits = pictures.ids, pictures.table["split"].to_list()
+    return Predictions(
+        ids=tuple(ids[row] for row in rows),
+        splits=tuple(splits[row] for row in rows),
+        scores=np.stack([one.image for one in found]),
+        labels=pictures.labels[rows],
+        classes=tuple(pictures.classes),
+        source=source,
+    )
 
 
 def _proposals(

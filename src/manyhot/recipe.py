@@ -255,6 +255,12 @@ class Tracking(Section):
     heat_maps: int = Field(
         0, ge=0, description="pictures of the val split, drawn at the end of the epoch with the heat of each true class"
     )
+    boxes: int = Field(
+        0,
+        ge=0,
+        description="of a detector: pictures of the val split, drawn at the end of the epoch with the best boxes"
+        " of each true class",
+    )
     window: int = Field(
         0,
         ge=0,
@@ -305,6 +311,12 @@ class Recipe(Section):
     training: Training = Field(default=Training())
     tracking: Tracking = Field(default=Tracking())
     evaluation: Evaluation = Field(default=Evaluation())
+
+    @model_validator(mode="after")
+    def _boxes_are_of_detectors(self) -> Self:
+        if self.tracking.boxes and self.model.detector is None:
+            raise ValueError("tracking.boxes are of detectors; tracking.heat_maps is for classifiers")
+        return self
 
     @model_validator(mode="after")
     def _views_have_an_effect(self) -> Self:

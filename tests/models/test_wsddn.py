@@ -13,13 +13,13 @@ from manyhot.errors import UserError
 from manyhot.models.backbones import create_backbone
 from manyhot.models.detectors import WSDDN, create_detector
 from manyhot.models.geometry import Geometry, _symmetric
+from manyhot.models.region_pooling import Bins, pool_regions
 from manyhot.models.wsddn import (
     LEAST_SCORE,
     Packed,
     RoiScores,
     Wsddn,
     WsddnHead,
-    pool_regions,
     segment_softmax,
     segment_sum,
 )
@@ -33,16 +33,8 @@ GEOMETRY = Geometry(stride=4.0, offset=2.5)
 def make_head(refinements: int = 0, temperature: float = 2.0, mode: str = "average") -> WsddnHead:
     torch.manual_seed(0)
     body = nn.Sequential(nn.Flatten(), nn.Linear(D * SIDE**2, 7), nn.ReLU())
-    head = WsddnHead(
-        body,
-        7,
-        C,
-        GEOMETRY,
-        side=SIDE,
-        temperature=temperature,
-        refinements=refinements,
-        mode=mode,  # type: ignore[arg-type]
-    ).double()
+    pooling = Bins(GEOMETRY, SIDE, mode)  # type: ignore[arg-type]
+    head = WsddnHead(pooling, body, 7, C, temperature=temperature, refinements=refinements).double()
     for layer in (head.classification, head.detection, *head.refinements):
         nn.init.normal_(layer.weight, std=1.5)
     return head

@@ -17,11 +17,14 @@ from PIL import Image
 
 import manyhot
 from manyhot.data.manifest import Box, Manifest, Row
+from manyhot.data.preprocessing import Preprocessing
 from manyhot.data.proposals import Proposals
 from manyhot.errors import UserError
-from manyhot.inference.regions import View, place_boxes, see, view_size
+from manyhot.inference.kept_regions import RegionExtraction
+from manyhot.inference.regions import MapExtraction, Regions, View, place_boxes, see, view_size
 from manyhot.models.bundle import load_bundle, load_detector
-from manyhot.recipe import parse_recipe
+from manyhot.models.detectors import WSDDN, create_detector, detectors
+from manyhot.recipe import Input, parse_recipe
 from manyhot.training.checkpoints import load_checkpoint
 
 COLOURS = {"red": (220, 30, 30), "blue": (30, 40, 220)}
@@ -42,6 +45,12 @@ optimizer: {name: adamw, lr: 0.01}
 training: {epochs: 2, batch_size: 4, workers: 2}
 evaluation: {batch_size: 5}
 """
+
+EVIDENCE = [
+    f"model.detector.{one}"
+    for one in ("squeeze=6", "squeeze_by=components", "region_pooling=evidence", "width=null", "dropout=0",
+                "joined=true", "kept=regions")
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +99,9 @@ def run(pictures: Manifest, boxes: Path, tmp_path_factory: pytest.TempPathFactor
     return out
 
 
-@pytest.mark.parametrize("changes", [[], ["model.frozen=true"], ["model.frozen=true", "training.views=0"]])
+@pytest.mark.parametrize(
+    "changes", [[], ["model.frozen=true"], ["model.frozen=true", "training.views=0"], ["model.frozen=true", *EVIDENCE]]
+)
 def test_a_run_and_its_bundle(pictures: Manifest, boxes: Path, tmp_path: Path, changes: list[str]) -> None:
     recipe = parse_recipe(RECIPE, "test", [*changes, "training.epochs=1"])
     out = manyhot.train(recipe, pictures, tmp_path / "run", proposals=boxes)
@@ -114,17 +125,65 @@ def test_kept_maps_train_as_maps_made_anew(pictures: Manifest, boxes: Path, tmp_
         torch.testing.assert_close(tensor, found[0][f"head.{name}"], rtol=1e-2, atol=1e-4)
 
 
+@pytest.mark.parametrize("region_pooling", ["average", "evidence"])
+def test_kept_regions_train_as_kept_maps(pictures: Manifest, boxes: Path, tmp_path: Path, region_pooling: str) -> None:
+    found = {}
+    changes = ["model.frozen=true", *EVIDENCE, f"model.detector.region_pooling={region_pooling}"]
+    for kept in ("maps", "regions"):
+        recipe = parse_recipe(
+            RECIPE, "test", [*changes, f"model.detector.kept={kept}", "optimizer={name: sgd, lr: 0.01}"]
+        )
+        out = manyhot.train(recipe, pictures, tmp_path / kept, proposals=boxes)
+        found[kept] = weights(out.path)
+        assert found[kept]["squeeze.weight"].shape == (6, 16)
+    for name, tensor in found["regions"].items():  # of float16, so nearly alike
+        torch.testing.assert_close(tensor, found["maps"][name], rtol=1e-2, atol=1e-4)
+    bundle = load_detector(tmp_path / "regions" / "model")
+    assert torch.equal(bundle.model.head.squeeze.weight, found["regions"]["squeeze.weight"])
+    assert manyhot.detect(tmp_path / "regions", "test", proposals=boxes).metrics["n_images"] == 6
+
+
+def test_other_boxes_and_other_pooling_have_other_places_in_the_cache(pictures: Manifest, boxes: Path) -> None:
+    some = pictures.split("val")
+    proposals = Proposals.load(boxes).of(some)
+    shifted = Proposals(proposals.ids, tuple(own + 1 for own in proposals.boxes), proposals.sizes)
+    found = {}
+    for power in (0.5, 1.0):
+        recipe = parse_recipe(
+            RECIPE, "test", ["model.frozen=true", *EVIDENCE, f"model.detector.evidence_power={power}"]
+        )
+        torch.manual_seed(0)
+        network = create_detector(recipe.model, 2)
+        part = detectors.build(recipe.model.detector)
+        assert isinstance(part, WSDDN)
+        extraction = RegionExtraction(network, load_rule(), torch.device("cpu"))
+        view = View(48, False)
+        found[power] = extraction.parts(view)
+        names = [extraction.names(some.paths, Regions(own, some.paths, part)) for own in (proposals, shifted)]
+        assert not set(names[0]) & set(names[1])
+        regions = Regions(proposals, some.paths, part)
+        features = extraction.features(some.paths, regions, [view], what="test")[view]
+        assert features.counts.tolist() == (proposals.counts + 1).tolist()
+        maps = MapExtraction(network, load_rule(), torch.device("cpu")).compute(
+            some.paths, regions, [view], what="test"
+        )
+        placed = torch.from_numpy(place_boxes(proposals.boxes[0], (56, 40), view))
+        own = network.head.pool(maps.at(view, 0).float(), placed)
+        np.testing.assert_allclose(features.gather([0])[0][1:], own.detach(), atol=2e-2)
+    assert found[0.5] != found[1.0]
+
+
 def test_workers_change_nothing(pictures: Manifest, boxes: Path, run: Path, tmp_path: Path) -> None:
     manyhot.train(parse_recipe(RECIPE, "test", ["training.workers=0"]), pictures, tmp_path / "run", proposals=boxes)
     for name, tensor in weights(run).items():
         assert torch.equal(tensor, weights(tmp_path / "run")[name]), name
 
 
-@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("settings", [[], ["model.frozen=true"], ["model.frozen=true", *EVIDENCE]])
 def test_killed_and_resumed_it_ends_with_the_same_weights(
-    pictures: Manifest, boxes: Path, tmp_path: Path, frozen: bool
+    pictures: Manifest, boxes: Path, tmp_path: Path, settings: list[str]
 ) -> None:
-    changes = [f"model.frozen={str(frozen).lower()}", "training.checkpoint_steps=1"]
+    changes = [*settings, "training.checkpoint_steps=1"]
     whole = manyhot.train(parse_recipe(RECIPE, "test", changes), pictures, tmp_path / "whole", proposals=boxes)
     file = tmp_path / "tiny.yaml"
     file.write_text(RECIPE)
@@ -178,7 +237,6 @@ def test_pictures_with_no_box_and_with_one_are_measured(run: Path, boxes: Path) 
 
 def test_scores_are_summed_over_scales_and_flips(run: Path, boxes: Path, pictures: Manifest) -> None:
     from manyhot.inference.detect import score_boxes
-    from manyhot.models.detectors import WSDDN
 
     bundle = load_detector(run / "model")
     part = WSDDN(**{k: v for k, v in bundle.config.model.detector.items() if k != "name"})
@@ -205,10 +263,7 @@ def test_views() -> None:
     assert place_boxes(whole, (12, 8), View(48, True)).tolist() == [[0, 0, 48, 32]]
 
 
-def load_rule() -> object:
-    from manyhot.data.preprocessing import Preprocessing
-    from manyhot.recipe import Input
-
+def load_rule() -> Preprocessing:
     return Preprocessing.from_recipe(Input(), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 

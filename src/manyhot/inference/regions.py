@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -88,8 +88,8 @@ class RoiGroup:
 
     Arguments:
         places: int64 [n], their places in the batch.
-        packed: images uint8 [3, H, W], or maps float16 [D, h, w], and boxes.
-        preprocessing: of the images; None for maps.
+        packed: images uint8 [3, H, W], or float16 maps [D, h, w] or regions [r, F], and boxes.
+        preprocessing: of the images; None for maps and pooled regions.
     """
 
     places: Tensor
@@ -146,9 +146,14 @@ class Regions:
         return view, np.sort(rng.permutation(count)[:most])
 
     def pack(
-        self, inputs: Sequence[Tensor], rows: Sequence[int], drawn: Sequence[tuple[View, NDArray[np.int64] | None]]
+        self,
+        inputs: Sequence[Tensor],
+        rows: Sequence[int],
+        drawn: Sequence[tuple[View, NDArray[np.int64] | None]],
+        *,
+        pooled: bool = False,
     ) -> Packed:
-        """Pictures with their boxes in the pixels of their views."""
+        """Pictures, or their pooled regions, with their boxes in the pixels of their views."""
         boxes, scores = [], []
         for row, (view, chosen) in zip(rows, drawn, strict=True):
             take = slice(None) if chosen is None else chosen
@@ -161,7 +166,23 @@ class Regions:
             torch.from_numpy(np.concatenate(boxes)),
             torch.repeat_interleave(torch.arange(len(boxes)), counts),
             torch.from_numpy(np.concatenate(scores)) if scores else None,
+            pooled,
         )
+
+    def of(self, rows: Sequence[int]) -> Proposals:
+        """The proposals of some pictures."""
+        own = self._proposals
+        return Proposals(
+            tuple(own.ids[row] for row in rows),
+            tuple(own.boxes[row] for row in rows),
+            tuple(own.sizes[row] for row in rows),
+            None if own.scores is None else tuple(own.scores[row] for row in rows),
+            own.source,
+        )
+
+    def boxes(self, row: int) -> Corners:
+        """All boxes of a picture, in its own pixels."""
+        return self._proposals.boxes[row]
 
 
 class RoiPictures:
@@ -266,20 +287,47 @@ class MapExtraction:
         Raises:
             UserError: a picture that cannot be read, or a map that is no finite float16.
         """
-        names = digests(paths, self.workers)
+        return Maps(self.features(paths, regions, views, what=what, after_batch=after_batch))
+
+    def features(
+        self,
+        paths: Sequence[Path],
+        regions: Regions,
+        views: Sequence[View],
+        *,
+        what: str,
+        after_batch: Callable[[], None] = lambda: None,
+    ) -> dict[View, Features]:
+        """What is kept of N pictures in each view, as `compute`."""
+        names = self.names(paths, regions)
         found = {}
         for number, view in enumerate(views):
-            store = self._store(view)
+            store = FeatureStore(self._folder(view), self.width, info=self.parts(view))
             missing = store.missing(names)
             text = f"{what}, view {number + 1}/{len(views)}"
-            log.info("maps: %d of %d in the cache, %d px%s", len(names) - len(missing), len(names), view.scale,
+            log.info("%s: %d of %d in the cache, %d px%s", self.kind, len(names) - len(missing), len(names), view.scale,
                      ", mirrored" if view.mirrored else "")  # fmt: skip
             if missing:
                 self._fill(store, view, names, paths, regions, missing, text, after_batch)
             found[view] = store.read(names)
-        return Maps(found)
+        return found
 
-    def _store(self, view: View) -> FeatureStore:
+    @property
+    def kind(self) -> str:
+        """What is kept, in a word."""
+        return "maps"
+
+    @property
+    def width(self) -> int:
+        """Numbers of a row that is kept."""
+        return self.network.backbone.channels
+
+    def names(self, paths: Sequence[Path], regions: Regions) -> list[str]:  # noqa: ARG002 - of regions they are boxes
+        """What tells apart what is kept of each picture, in hexadecimal SHA-256."""
+        return digests(paths, self.workers)
+
+    def parts(self, view: View) -> dict[str, Any]:
+        """All that can change what is kept, beside the pictures."""
         backbone = self.network.backbone
         parts = {
             "map": True,
@@ -293,7 +341,19 @@ class MapExtraction:
         }
         if standardized := standardization_settings(backbone):
             parts["weight_standardization"] = standardized
-        return FeatureStore(cache_folder() / "features" / store_key(**parts), backbone.channels, info=parts)
+        return parts
+
+    def rows(self, maps: Sequence[Tensor], packed: Packed) -> list[NDArray[np.float32]]:  # noqa: ARG002 - as above
+        """What is kept of some pictures, of each float [I, width].
+
+        Arguments:
+            maps: of each picture.
+            packed: their boxes.
+        """
+        return [_rows(map_DHW) for map_DHW in maps]
+
+    def _folder(self, view: View) -> Path:
+        return cache_folder() / "features" / store_key(**self.parts(view))
 
     @torch.no_grad()
     def _fill(
@@ -327,8 +387,8 @@ class MapExtraction:
                         raise UserError(f"the picture cannot be read any more: {reason}.", file=paths[row])
                     (group,) = batch.groups
                     assert isinstance(group, RoiGroup)
-                    maps = self.network.maps(group.ready(self.device).inputs)
-                    waiting.extend(_rows(map_DHW) for map_DHW in maps)
+                    ready = group.ready(self.device)
+                    waiting.extend(self.rows(self.network.maps(ready.inputs), ready))
                     rows.extend(batch.indices.tolist())
                     if sum(one.nbytes for one in waiting) >= _CHUNK_BYTES:
                         keep()

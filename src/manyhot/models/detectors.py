@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from manyhot import recipe
 from manyhot.data.selective_search import SelectiveSearch
 from manyhot.errors import UserError
-from manyhot.models.backbones import create_backbone
+from manyhot.models.backbones import Backbone, create_backbone
+from manyhot.models.region_pooling import Bins, Components, Evidence
 from manyhot.models.weights import downloading, parse_weights, read_state_dict
 from manyhot.models.wsddn import Wsddn, WsddnHead
 from manyhot.models.wsddn_terms import refinement_loss, spatial_regulariser
@@ -35,21 +36,41 @@ class WSDDN(DetectorPart):
         description="hidden layers: `alexnet` is fc6 and fc7 of AlexNet with their published weights; `own` is one "
         "layer from scratch",
     )
-    width: int = Field(256, ge=1, description="of the own head's hidden layer")
+    width: int | None = Field(256, ge=1, description="of the own head's hidden layer; null: none")
     squeeze: int | None = Field(
         None,
         ge=1,
-        description="channels of a 1×1 convolution of the own head, done on the map once and not for every box; "
-        "null: none",
+        description="channels to which the own head brings the map, once and not for every box; null: the backbone's",
+    )
+    squeeze_by: Literal["convolution", "components"] = Field(
+        "convolution",
+        description="a 1×1 convolution that learns, or the principal components of the maps of train pictures, each of "
+        "variance one, taken before training (needs model.frozen)",
     )
     side: int = Field(6, ge=1, le=14, description="bins of a region along each axis; fc6 of AlexNet takes 6")
-    region_pooling: Literal["max", "average"] = Field(
-        "average", description="of the 2 × 2 samples in a bin; `max` is what fc6 of AlexNet knows, and costs more"
+    region_pooling: Literal["max", "average", "evidence"] = Field(
+        "average",
+        description="of the 2 × 2 samples in a bin; `max` is what fc6 of AlexNet knows, and costs more. `evidence`: no "
+        "bins, the exact mean over the box times a power of the share of the picture that it covers",
+    )
+    evidence_power: float = Field(
+        0.75, ge=0, le=1, description="that power; 0 finds the strongest part, 1 all that speaks for a class"
+    )
+    context: float | None = Field(
+        1.5, gt=1, description="of `evidence`: the ring between a box and one with so many times its sides; null: none"
     )
     dropout: float = Field(0.5, ge=0, lt=1, description="dropout probability after hidden layers")
+    kept: Literal["maps", "regions"] = Field(
+        "maps",
+        description="what is computed once with a frozen backbone: its maps, or the pooled regions of all boxes, which "
+        "take more room and leave the head alone to an epoch",
+    )
     temperature: float = Field(1.0, gt=0, description="the logits of the softmax over boxes are divided by it")
     regulariser: float = Field(1e-4, ge=0, description="weight of the spatial regulariser; 0: none")
     refinements: int = Field(0, ge=0, le=5, description="refinement branches (OICR); their mean scores the boxes")
+    joined: bool = Field(
+        default=False, description="the geometric mean of the two streams' score and that of the branches scores them"
+    )
     box_scores: bool = Field(
         default=False, description="multiply a region's features by 1 + 10 times the score of its proposal"
     )
@@ -101,31 +122,58 @@ def create_detector(model: recipe.Model, n_classes: int) -> Wsddn:
     backbone = create_backbone(model.backbone, model.weights, model.output_stride, model.stages)
     if model.frozen:
         backbone.freeze()
-    squeeze = None
     if part.head == "alexnet":
         if backbone.name != "torchvision/alexnet" or part.side != 6 or part.squeeze is not None:
             raise UserError("the detector's head 'alexnet' needs the backbone alexnet, side 6 and no squeeze.")
+        if part.region_pooling == "evidence":
+            raise UserError("the detector's head 'alexnet' needs bins, not region_pooling=evidence.")
+        squeeze, pooling = None, Bins(backbone.geometry, part.side, part.region_pooling)
         body, width = _alexnet_body(part.dropout), 4096
         _load_alexnet(body, model.weights)
     else:
-        channels, width = part.squeeze or backbone.channels, part.width
-        if part.squeeze is not None:
-            squeeze = nn.Sequential(nn.Conv2d(backbone.channels, channels, 1), nn.ReLU())
-        body = nn.Sequential(
-            nn.Flatten(), nn.Linear(channels * part.side**2, width), nn.ReLU(), nn.Dropout(part.dropout)
-        )
+        squeeze, pooling = _squeeze(part, backbone, frozen=model.frozen), _pooling(part, backbone)
+        body, width = _own_body(part, pooling.width(part.squeeze or backbone.channels))
     head = WsddnHead(
+        pooling,
         body,
         width,
         n_classes,
-        backbone.geometry,
-        side=part.side,
-        mode=part.region_pooling,
         temperature=part.temperature,
         refinements=part.refinements,
+        joined=part.joined,
         squeeze=squeeze,
     )
+    if part.kept == "regions" and not head.pools_as_ever:
+        raise UserError(
+            "model.detector.kept=regions needs regions that stay as they are, and squeeze learns.",
+            remedy="Set model.detector.squeeze_by=components, or squeeze=null.",
+        )
     return Wsddn(backbone, head)
+
+
+def _squeeze(part: WSDDN, backbone: Backbone, *, frozen: bool) -> nn.Module | None:
+    if part.squeeze is None:
+        return None
+    if part.squeeze_by == "convolution":
+        return nn.Sequential(nn.Conv2d(backbone.channels, part.squeeze, 1), nn.ReLU())
+    if not frozen or part.squeeze > backbone.channels:
+        raise UserError(
+            f"model.detector.squeeze_by=components needs model.frozen, and at most {backbone.channels} of them."
+        )
+    return Components(backbone.channels, part.squeeze)
+
+
+def _pooling(part: WSDDN, backbone: Backbone) -> Bins | Evidence:
+    if part.region_pooling == "evidence":
+        return Evidence(backbone.geometry, part.evidence_power, part.context)
+    return Bins(backbone.geometry, part.side, part.region_pooling)
+
+
+def _own_body(part: WSDDN, inputs: int) -> tuple[nn.Module, int]:
+    """From regions to features, and how many of these there are."""
+    if part.width is None:
+        return nn.Sequential(nn.Flatten(), nn.Dropout(part.dropout)), inputs
+    return nn.Sequential(nn.Flatten(), nn.Linear(inputs, part.width), nn.ReLU(), nn.Dropout(part.dropout)), part.width
 
 
 def describe_detector(network: Wsddn) -> str:

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torchvision.ops import roi_align
 
 from manyhot.models.backbones import Backbone
-from manyhot.models.geometry import Geometry
+from manyhot.models.region_pooling import Bins, Components, Evidence
 
 LEAST_SCORE = 1e-6
 """Image scores are kept this far from 0 and 1, so that their logits and losses are finite."""
-
-SAMPLES = 2
-"""Bilinear samples along each side of a bin of a region."""
 
 
 @dataclass(frozen=True)
@@ -26,16 +20,19 @@ class Packed:
     """N pictures and their R boxes in all, without padding.
 
     Arguments:
-        inputs: of each picture a normalised image [3, H, W], or the backbone's map of it [D, h, w]; sizes may differ.
+        inputs: of each picture a normalised image [3, H, W], the backbone's map of it [D, h, w], sizes may differ, or
+            what was pooled from that for each of its boxes [r, …].
         boxes: float [R, 4] x0, y0, x1, y1 in pixels of the image that the network sees, 0-based, x1 and y1 exclusive.
         segments: int64 [R], the picture of each box, ascending.
         scores: float [R], how likely each box is to hold an object, as its proposer says; None: unknown.
+        pooled: the inputs are pooled regions.
     """
 
     inputs: tuple[Tensor, ...]
     boxes: Tensor
     segments: Tensor
     scores: Tensor | None = None
+    pooled: bool = False
 
     def __len__(self) -> int:
         """N."""
@@ -48,6 +45,7 @@ class Packed:
             self.boxes.to(device, non_blocking=True),
             self.segments.to(device, non_blocking=True),
             None if self.scores is None else self.scores.to(device, non_blocking=True),
+            self.pooled,
         )
 
 
@@ -61,6 +59,7 @@ class RoiScores:
         products: float [R, C], softmax over classes times softmax over the boxes of a picture.
         images: float [N, C] in LEAST_SCORE…1 - LEAST_SCORE, the sums of the products.
         refined: logits [R, C + 1] of each refinement branch; the last column is background.
+        joined: boxes are scored by products and branches together.
     """
 
     packed: Packed
@@ -68,13 +67,17 @@ class RoiScores:
     products: Tensor
     images: Tensor
     refined: tuple[Tensor, ...] = ()
+    joined: bool = False
 
     @property
     def boxes(self) -> Tensor:
-        """Scores of the boxes, float [R, C]: the products, or the mean over the branches where there are any."""
+        """Scores of the boxes, float [R, C]: the products; where there are branches their mean, or with `joined` the
+        geometric mean of both.
+        """
         if not self.refined:
             return self.products
-        return torch.stack([logits.softmax(dim=1)[:, :-1] for logits in self.refined]).mean(dim=0)
+        mean_RC = torch.stack([logits.softmax(dim=1)[:, :-1] for logits in self.refined]).mean(dim=0)
+        return (mean_RC * self.products).sqrt() if self.joined else mean_RC
 
 
 def segment_sum(values_RC: Tensor, segment_R: Tensor, count: int) -> Tensor:
@@ -99,62 +102,36 @@ def segment_softmax(logits_RC: Tensor, segment_R: Tensor, count: int, temperatur
     return powers_RC / segment_sum(powers_RC, segment_R, count)[segment_R]
 
 
-def pool_regions(
-    map_DHW: Tensor, boxes_R4: Tensor, geometry: Geometry, side: int, mode: Literal["max", "average"] = "max"
-) -> Tensor:
-    """Features [R, D, side, side] of boxes, placed exactly by where the cells of the map lie.
-
-    Each of side² bins has 2 × 2 bilinear samples, of which the largest or the mean is taken. In coordinates where pixel
-    p reaches from p to p + 1, cell i of the map is centred on offset + ½ + stride·i; roi_align takes it to be centred
-    on stride·(i + ½), so boxes are shifted by the difference, offset + (1 - stride) / 2.
-
-    Source: He et al., Mask R-CNN, ICCV 2017, section 3 (RoIAlign).
-
-    Arguments:
-        map_DHW: float [D, h, w].
-        boxes_R4: float [R, 4], pixels of the network's input, x1 and y1 exclusive.
-        geometry: of the map.
-        side: bins along each axis.
-        mode: of joining the samples of a bin.
-    """
-    shift = geometry.offset + (1 - geometry.stride) / 2
-    bins, samples = (side * SAMPLES, 1) if mode == "max" else (side, SAMPLES)
-    pooled: Tensor = roi_align(
-        map_DHW[None], [boxes_R4 - shift], bins, 1 / geometry.stride, sampling_ratio=samples, aligned=True
-    )
-    return F.max_pool2d(pooled, SAMPLES) if mode == "max" and len(pooled) else pooled[:, :, :side, :side]
-
-
 class WsddnHead(nn.Module):
     """From maps and boxes to scores: pooled regions, hidden layers, two streams, and refinement branches.
 
     Arguments:
-        body: from regions [R, D, side, side] to features [R, F].
+        pooling: from a map and its boxes to regions.
+        body: from regions to features [R, F].
         width: F.
         n_classes: C.
-        geometry: of the maps.
-        side: bins of a region along each axis.
-        mode: of joining samples in a bin, `max` or `average`.
         temperature: of the softmax over boxes.
         refinements: K branches.
-        squeeze: 1×1 convolution and ReLU on the map before regions are pooled, so that it costs little; None: none.
+        joined: see `RoiScores`.
+        squeeze: done on the map before regions are pooled, so that it costs little: a 1×1 convolution that learns, or
+            components that do not; None: none.
     """
 
     def __init__(
         self,
+        pooling: Bins | Evidence,
         body: nn.Module,
         width: int,
         n_classes: int,
-        geometry: Geometry,
         *,
-        side: int = 6,
-        mode: Literal["max", "average"] = "max",
         temperature: float = 1.0,
         refinements: int = 0,
+        joined: bool = False,
         squeeze: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.squeeze = squeeze or nn.Identity()
+        self.pooling = pooling
         self.body = body
         self.classification = nn.Linear(width, n_classes)
         self.detection = nn.Linear(width, n_classes)
@@ -162,7 +139,7 @@ class WsddnHead(nn.Module):
         for layer in (self.classification, self.detection, *self.refinements):
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.zeros_(layer.bias)
-        self.geometry, self.side, self.mode, self.temperature = geometry, side, mode, temperature
+        self.temperature, self.joined = temperature, joined
         self.latest: RoiScores | None = None
 
     def forward(self, packed: Packed) -> Tensor:
@@ -172,13 +149,14 @@ class WsddnHead(nn.Module):
         return scores.images.logit()
 
     def scores(self, packed: Packed) -> RoiScores:
-        """Scores of boxes and pictures; `packed` holds maps.
+        """Scores of boxes and pictures; `packed` holds maps, or regions pooled from them.
 
         A picture without a box has the least score for every class.
         """
         regions = self._regions(packed)
         if packed.scores is not None:  # as the authors do with EdgeBoxes
-            regions = regions * (1 + 10 * packed.scores.to(regions))[:, None, None, None]
+            factors_R = 1 + 10 * packed.scores.to(regions)
+            regions = regions * factors_R.reshape(-1, *[1] * (regions.ndim - 1))
         features_RF = self.body(regions)
         count = len(packed)
         classes_RC = self.classification(features_RF).softmax(dim=1)
@@ -186,15 +164,28 @@ class WsddnHead(nn.Module):
         products_RC = classes_RC * places_RC
         images_NC = segment_sum(products_RC, packed.segments, count).clamp(LEAST_SCORE, 1 - LEAST_SCORE)
         refined = tuple(branch(features_RF) for branch in self.refinements)
-        return RoiScores(packed, features_RF, products_RC, images_NC, refined)
+        return RoiScores(packed, features_RF, products_RC, images_NC, refined, self.joined)
+
+    def pool(self, map_DHW: Tensor, boxes_R4: Tensor) -> Tensor:
+        """The regions of a picture, [R, …]."""
+        regions: Tensor = self.pooling(self.squeeze(map_DHW[None])[0], boxes_R4)
+        return regions
+
+    @property
+    def pools_as_ever(self) -> bool:
+        """Nothing that learns comes before regions are pooled, so that they can be kept."""
+        return not list(self.squeeze.parameters())
+
+    def region_width(self, channels: int) -> int:
+        """Numbers of a region of a backbone's map with this many channels."""
+        return self.pooling.width(len(self.squeeze.weight) if isinstance(self.squeeze, Components) else channels)
 
     def _regions(self, packed: Packed) -> Tensor:
+        if packed.pooled:
+            return torch.cat(packed.inputs)
         counts = torch.bincount(packed.segments, minlength=len(packed)).tolist()
-        parts = [
-            pool_regions(self.squeeze(map_DHW[None])[0], boxes_R4, self.geometry, self.side, self.mode)
-            for map_DHW, boxes_R4 in zip(packed.inputs, torch.split(packed.boxes, counts), strict=True)
-        ]
-        return torch.cat(parts)
+        split = torch.split(packed.boxes, counts)
+        return torch.cat([self.pool(map_DHW, own) for map_DHW, own in zip(packed.inputs, split, strict=True)])
 
 
 class Wsddn(nn.Module):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,11 +19,17 @@ from manyhot.data.preprocessing import Preprocessing
 from manyhot.data.proposals import Proposals
 from manyhot.data.selective_search import search_manifest
 from manyhot.errors import UserError
+from manyhot.inference.detect import BoxScores, score_boxes
+from manyhot.inference.kept_regions import RegionExtraction, RegionLoader
 from manyhot.inference.regions import MapExtraction, MapLoader, Regions, RoiPictures
 from manyhot.models.detectors import WSDDN, create_detector, describe_detector, detectors
+from manyhot.models.region_pooling import Components, Moments
 from manyhot.models.wsddn import Wsddn, WsddnHead
 from manyhot.recipe import Recipe
 from manyhot.training.setup import INIT, Parts, Session, derive_seed, make_accelerator, moving_average, named_parameters
+
+FITTED_ON = 300
+"""Pictures of the train split, at most, whose maps the components are taken of."""
 
 
 @dataclass
@@ -42,6 +50,22 @@ class DetectorSession(Session):
         assert isinstance(network, Wsddn | WsddnHead)
         return self.part.auxiliary_loss(network, targets)
 
+    def score(self, rows: list[int]) -> list[BoxScores]:
+        """What the network that counts says of the boxes of some pictures of the val split, in the first view.
+
+        Raises:
+            UserError: a picture that cannot be read any more.
+        """
+        whole = copy.deepcopy(self.model)
+        whole.load_state_dict(self.whole(self.evaluated.state_dict()))
+        assert isinstance(whole, Wsddn)
+        regions, damaged = self.regions[1].of(rows), []
+        paths = [self.val.paths[row] for row in rows]
+        found = list(score_boxes(whole, self.part, self.input, paths, regions, damaged, [self.regions[1].first]))
+        if damaged:
+            raise UserError(f"the picture cannot be read any more: {damaged[0].reason}.", file=damaged[0].path)
+        return found
+
     def describe_network(self) -> str:
         """The detector in a line."""
         assert isinstance(self.model, Wsddn)
@@ -58,12 +82,29 @@ class DetectorSession(Session):
             held_out = RoiPictures(val.paths, val.labels, self.input, theirs)
             return Loader(pictures, self.batches, workers), Loader(held_out, in_order, workers)
         assert isinstance(self.model, Wsddn)
+        if self.part.kept == "regions":
+            return self._kept_regions(stop_if_asked)
         extraction = MapExtraction(self.model, self.input, self.accelerator.device, workers)
         maps = extraction.compute(train.paths, ours, ours.views, what="maps to train on", after_batch=stop_if_asked)
         first = extraction.compute(
             val.paths, theirs, [theirs.first], what="maps to validate on", after_batch=stop_if_asked
         )
         return MapLoader(maps, train.labels, ours, self.batches), MapLoader(first, val.labels, theirs, in_order)
+
+    def _kept_regions(self, stop_if_asked: Callable[[], None]) -> tuple[Iterable[Batch], Iterable[Batch]]:
+        assert isinstance(self.model, Wsddn)
+        extraction = RegionExtraction(self.model, self.input, self.accelerator.device, self.recipe.training.workers)
+        loaders = []
+        in_order = EvaluationBatches(len(self.val), self.recipe.evaluation.batch_size)
+        ours, theirs = self.regions
+        for some, own, views, batches, what in (
+            (self.train, ours, ours.views, self.batches, "regions to train on"),
+            (self.val, theirs, [theirs.first], in_order, "regions to validate on"),
+        ):
+            extraction.announce(own, len(some), views)
+            found = extraction.features(some.paths, own, views, what=what, after_batch=stop_if_asked)
+            loaders.append(RegionLoader(found, some.labels, own, batches))
+        return loaders[0], loaders[1]
 
 
 def read_proposals(recipe: Recipe, manifest: Manifest, given: Proposals | str | Path | None) -> Proposals:
@@ -93,6 +134,8 @@ def make_detector_session(recipe: Recipe, parts: Parts, manifest: Manifest, prop
     model = create_detector(recipe.model, len(manifest.classes))
     model.to(accelerator.device).to(memory_format=torch.channels_last)
     preprocessing = Preprocessing.from_recipe(recipe.input, model.backbone.mean, model.backbone.std)
+    if isinstance(model.head.squeeze, Components):
+        _fit(model, model.head.squeeze, preprocessing, train, proposals, recipe)
     on_maps = recipe.model.frozen and recipe.training.views > 0
     trained: torch.nn.Module = model.head if on_maps else model
     average = moving_average(trained, recipe.training.ema) if recipe.training.ema else None
@@ -118,6 +161,22 @@ def make_detector_session(recipe: Recipe, parts: Parts, manifest: Manifest, prop
         part=part,
         regions=(regions[0], regions[1]),
     )
+
+
+def _fit(
+    model: Wsddn, components: Components, rule: Preprocessing, train: Manifest, proposals: Proposals, recipe: Recipe
+) -> None:
+    """Take the components of the maps of train pictures, evenly spread over the split, in the first view."""
+    spread = set(np.linspace(0, len(train) - 1, FITTED_ON).round().astype(int).tolist())
+    some = train.rows([row in spread for row in range(len(train))])
+    regions = Regions(proposals.of(some), some.paths, _part(recipe), recipe.seed)
+    device = next(model.parameters()).device
+    extraction = MapExtraction(model, rule, device, recipe.training.workers)
+    maps = extraction.compute(some.paths, regions, [regions.views[0]], what="maps to take components of")
+    moments = Moments(model.backbone.channels)
+    for row in range(len(some)):
+        moments.add(maps.at(regions.views[0], row))
+    components.fit(moments)
 
 
 def _part(recipe: Recipe) -> WSDDN:

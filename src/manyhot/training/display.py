@@ -12,12 +12,16 @@ from PIL import Image
 
 from manyhot import processes
 from manyhot.atomic import atomic_open
+from manyhot.data.drawing import draw_boxes
+from manyhot.data.images import open_image
 from manyhot.data.loading import Batch, PictureGroup, Pictures
+from manyhot.data.manifest import Box
 from manyhot.inference.logits import activate
 from manyhot.localization.overlays import class_views, view_name
 from manyhot.metrics.window import RunningWindow
 from manyhot.models.classifier import Classifier
 from manyhot.runs import Run
+from manyhot.training.detection import DetectorSession
 from manyhot.training.gradients import Outcome
 from manyhot.training.setup import Session
 from manyhot.training.state import State
@@ -25,6 +29,9 @@ from manyhot.training.tracking import Tracker
 
 QUALITY = 90
 """Of the JPEG files."""
+
+BOXES = 3
+"""Boxes of a class that are drawn into a picture."""
 
 
 class Display:
@@ -86,16 +93,41 @@ class Display:
 
     def heat(self, state: State) -> None:
         """Pictures from all over the val split, each under the heat of each of its true classes."""
-        count = min(self.settings.heat_maps, len(self.session.val))
-        if not count or not self._is_due(state) or not processes.is_main():
-            return
         val = self.session.val
+        rows = self._spread(self.settings.heat_maps, state)
+        if not rows:
+            return
         pictures = Pictures(val.paths, val.labels, self.session.input)
-        rows = [len(val) * number // count for number in range(count)]
         batch = pictures.collate([pictures[-1, row] for row in rows])
         views = class_views(self._evaluated(), batch, val.classes, epoch=state.epoch + 1, iteration=state.total_steps)
         for name, image in views:
             self.picture("heat", name, np.asarray(image), state.total_steps - 1)
+
+    def boxes(self, state: State) -> None:
+        """Pictures from all over the val split, with the boxes that a detector finds best for each true class."""
+        val, session = self.session.val, self.session
+        rows = self._spread(self.settings.boxes, state)
+        if not rows:
+            return
+        assert isinstance(session, DetectorSession)
+        for place, found in zip(rows, session.score(rows), strict=True):
+            image = open_image(val.paths[place])
+            for c in np.flatnonzero(val.labels[place] == 1).tolist():
+                best = [
+                    Box(f"{score:.2g}", *(float(one) for one in corners))
+                    for score, corners in found.detections(c, 0.0, session.part.overlap)[:BOXES]
+                ]
+                name = view_name(state.epoch + 1, state.total_steps, 0, rows.index(place), val.classes[c])
+                drawn = draw_boxes(image, best, val.classes[c])
+                self.picture("boxes", name, np.asarray(drawn), state.total_steps - 1)
+
+    def _spread(self, count: int, state: State) -> list[int]:
+        """Rows of so many pictures from all over the val split; none where nothing is to be shown now."""
+        number = len(self.session.val)
+        count = min(count, number)
+        if not count or not self._is_due(state) or not processes.is_main():
+            return []
+        return [number * place // count for place in range(count)]
 
     def _evaluated(self) -> Classifier:
         """The whole network whose scores count."""

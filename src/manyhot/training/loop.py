@@ -65,6 +65,7 @@ def run_loop(run: Run, session: Session, state: State, keeper: Keeper) -> None:
                     keeper.save_last(session, state)
                     raise
                 display.heat(state)
+                display.boxes(state)
                 tracker.epoch(state.total_steps - 1, line)
                 state.end_epoch(line)
                 keeper.save_epoch(session, state)

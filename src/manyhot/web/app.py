@@ -69,7 +69,7 @@ def create_app(opened: Opened) -> FastAPI:
             add_found(app, opened.collection, opened.detections)
     if opened.compared is not None:
         _add_comparison(app, opened.compared)
-    add_model(app, None if opened.run is None else TrainedModel(opened.run.model), opened.collection)
+    add_model(app, None if opened.run is None or opened.detector else TrainedModel(opened.run.model), opened.collection)
     return app
 
 

@@ -1,4 +1,4 @@
-"""The boxes that `manyhot localize` put into the pictures of a gallery."""
+"""The boxes that `manyhot localize` or `manyhot detect` put into the pictures of a gallery."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Found:
             }
             for row in sorted(rows, key=lambda row: -float(table.scores[row]))
         ]
-        return {"boxes": boxes, "by": ", ".join(filter(None, map(table.source.get, ("heatmap", "boxes"))))}
+        return {"boxes": boxes, "by": ", ".join(filter(None, map(table.source.get, ("detector", "heatmap", "boxes"))))}
 
     def _read(self) -> None:
         try:
@@ -70,6 +70,6 @@ def add_found(app: FastAPI, collection: Collection, path: Path) -> None:
 
     @app.get("/api/pictures/{row}/detections")
     def detections(row: int) -> dict[str, Any]:
-        """Boxes that `manyhot localize` found in a picture, in its pixels; `known` is false where it was not run."""
+        """Boxes that `manyhot localize` or `detect` found in a picture, in its pixels; `known` is false before."""
         boxes = found.of(collection.predictions.ids[inside(row, len(collection), "picture")])
         return {"known": boxes is not None, **(boxes or {"boxes": [], "by": ""})}

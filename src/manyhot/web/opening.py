@@ -32,7 +32,9 @@ class Opened:
         run: the run folder, where there is one.
         journal: file of the decisions that people take.
         compared: the same pictures scored by another model; None where there is none.
-        detections: where `manyhot localize` writes its boxes in these pictures; None where it cannot have.
+        detections: where `manyhot localize`, or of a detector `manyhot detect`, writes its boxes in these pictures;
+            None where it cannot have.
+        detector: the run is of a detector, whose bundle says nothing of a single picture.
     """
 
     title: str
@@ -41,6 +43,7 @@ class Opened:
     journal: Path
     compared: Compared | None = None
     detections: Path | None = None
+    detector: bool = False
 
 
 def open_gallery(
@@ -85,7 +88,8 @@ def open_gallery(
         raise UserError("a run knows its pictures; --images is for a table.", file=path)
     recipe = load_recipe(str(run.recipe))
     split = split or recipe.data.val_split
-    table = run.evaluation(split) / "predictions.parquet"
+    detector = recipe.model.detector is not None
+    table = (run.detection(split) if detector else run.evaluation(split)) / "predictions.parquet"
     opened = None
     if table.exists():
         manifest = (
@@ -96,8 +100,8 @@ def open_gallery(
             opened = opened.with_review(_read_review(review))
     beside = _beside(opened, path, compare, split)
     journal = journal or run.path / "label-decisions.jsonl"
-    detections = run.localization(split) / "detections.parquet"
-    return Opened(f"{recipe.name}: {split}", opened, run, journal, beside, detections)
+    detections = (run.detection(split) if detector else run.localization(split)) / "detections.parquet"
+    return Opened(f"{recipe.name}: {split}", opened, run, journal, beside, detections, detector)
 
 
 def read_table(path: Path) -> Predictions:
