@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ from PIL import Image
 
 import manyhot
 from manyhot import exporting
+from manyhot.cli import main
 from manyhot.errors import UserError
 from manyhot.exporting import Parity, export, summarize
 from manyhot.inference.exported import ExportedModel
@@ -83,6 +88,34 @@ def test_other_data_can_be_compared_on(trained, tmp_path):
 def test_tolerances(parity, precision, fault):
     found = parity.fault(precision)
     assert found is None if fault is None else fault in found
+
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def test_the_commands_of_the_docs_do_what_they_say(trained, tiny_table, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(exporting, "MAP_TOLERANCE", 0.2)
+    shutil.copytree(trained, "squares-run")
+    (tmp_path / "pictures").mkdir()
+    for name in ("00.png", "01.png"):
+        shutil.copy(tiny_table.parent / name, tmp_path / "pictures" / name)
+    text = (DOCS / "export.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = [line for kind, block in blocks if not kind for line in block.splitlines()]
+    commands = [line.split() for line in lines if line.startswith("manyhot ")]
+    assert [command[1] for command in commands] == ["export", "predict", "export"]
+    for command in commands:
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert not end.value.code, capsys.readouterr().err
+    capsys.readouterr()
+    (program,) = [block for kind, block in blocks if kind == "python"]
+    exec(compile(program, "docs/export.md", "exec"), {})  # noqa: S102 - our own page
+    said = ast.literal_eval(re.sub(r"np\.float32\((.*?)\)", r"\1", capsys.readouterr().out))
+    expected = manyhot.load("squares-run", backend="torch").predict("pictures/00.png").scores[0]
+    np.testing.assert_allclose([said[name] for name in ("red", "green", "blue")], expected, atol=1e-4)
 
 
 def test_what_cannot_be_exported_is_said(trained, tmp_path):

@@ -20,7 +20,7 @@ from manyhot.models.exportable import CropsClassifier
 
 _EXAMPLES = 2  # crops; or pictures, where crops are joined
 _WIDER = 64  # pixels
-_NOISY = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "nncf")
+_NOISY = ("torch.onnx", "torch.export", "torch.utils.cpp_extension", "onnxscript", "onnx_ir", "nncf")
 
 
 def write_onnx(path: Path, model: Classifier, preprocessing: Preprocessing, about: Mapping[str, str]) -> None:

@@ -31,6 +31,7 @@ class CropsClassifier(nn.Module):
     std: Tensor
     weight: Tensor
     bias: Tensor
+    cell_weight: Tensor
 
     def __init__(self, model: Classifier, preprocessing: Preprocessing) -> None:
         super().__init__()
@@ -49,7 +50,9 @@ class CropsClassifier(nn.Module):
         weight_CF, bias_C = model.head.affine(range(n_classes(model)))
         self.register_buffer("weight", weight_CF.cpu())
         self.register_buffer("bias", bias_C.cpu())
-        self.copies = model.pooling.width(1)
+        # A map of one cell pools to copies of that cell by every rule.
+        cell_CD = weight_CF.reshape(len(weight_CF), 1 if self.joined else model.pooling.width(1), -1).sum(dim=1)
+        self.register_buffer("cell_weight", cell_CD[..., None, None].cpu())
 
     def forward(self, crops: Tensor) -> tuple[Tensor, ...]:
         """uint8 [M, H, W, 3] → logits [M, C] and score maps [M, C, h, w]; where crops are joined, [M / crops, C] alone.
@@ -62,9 +65,7 @@ class CropsClassifier(nn.Module):
         vectors_MF = self.model.pool(maps_MDHW)[:, 0]
         if self.joined:
             return (functional.linear(vectors_MF.reshape(-1, self.weight.shape[1]), self.weight, self.bias),)
-        # A map of one cell pools to copies of that cell by every rule.
-        cell_CD = self.weight.reshape(len(self.weight), self.copies, -1).sum(dim=1)
-        score_maps = functional.conv2d(maps_MDHW, cell_CD[..., None, None], self.bias)
+        score_maps = functional.conv2d(maps_MDHW, self.cell_weight, self.bias)
         return functional.linear(vectors_MF, self.weight, self.bias), score_maps
 
 
