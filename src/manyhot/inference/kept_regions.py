@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from manyhot.data.loading import Batch, Batches
+from manyhot.data.decoding import Batches
+from manyhot.data.loading import Batch
 from manyhot.inference.feature_store import Features, weights_digest
 from manyhot.inference.regions import MapExtraction, Regions, RoiGroup, View
 from manyhot.models.region_pooling import Evidence
