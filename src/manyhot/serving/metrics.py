@@ -34,7 +34,7 @@ class Metrics:
     """
 
     def __init__(self, paths: frozenset[str]) -> None:
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.paths = paths
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
