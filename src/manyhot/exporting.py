@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -167,10 +168,7 @@ def export(
         parity = _compare(bundle, exported, run, data, pictures or CHECKED[precision], Path(folder))
         if fault := parity.fault(precision):
             raise UserError(f"the export does not say what torch says: {fault}; nothing was written.", file=path)
-        if format == "openvino":
-            made.with_suffix(".bin").replace(path.with_suffix(".bin"))
-        made.replace(path)
-    sync_folder(path.parent)
+        _place(made, path)
     return Export(path, precision, exported.backend, parity)
 
 
@@ -178,6 +176,18 @@ def summarize(export: Export) -> str:
     """What was written, and the check, for a terminal."""
     size = sum(one.stat().st_size for one in _files(export.path)) / 1e6
     return f"{export.parity.describe()}\n{export.precision}, {size:.1f} MB, run by {export.backend}: {export.path}"
+
+
+def _place(made: Path, path: Path) -> None:
+    """Put finished files in their places: an .xml never lies beside another model's .bin, whenever a kill comes."""
+    for one in _files(made):
+        with one.open("rb+") as file:
+            os.fsync(file.fileno())
+    if path.suffix == ".xml":
+        path.unlink(missing_ok=True)
+        made.with_suffix(".bin").replace(path.with_suffix(".bin"))
+    made.replace(path)
+    sync_folder(path.parent)
 
 
 def _files(path: Path) -> list[Path]:

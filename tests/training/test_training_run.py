@@ -43,6 +43,7 @@ def test_a_run_leaves_what_the_plan_promises(run_folder: Path) -> None:
     assert names >= {
         "recipe.yaml", "environment.json", "log.txt", "history.jsonl", "manifest.parquet",
         "checkpoints/last.pt", "checkpoints/best.pt", "model/config.json", "model/weights.safetensors",
+        "model/MODEL_CARD.md",
     }  # fmt: skip
     assert "timm/test_resnet" in (run_folder / "recipe.yaml").read_text()
     assert "parameters" in (run_folder / "log.txt").read_text()
