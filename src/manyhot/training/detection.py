@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from manyhot import processes
+from manyhot.data.images import DamagedImage
 from manyhot.data.loading import Batch, EvaluationBatches, Loader, TrainingBatches
 from manyhot.data.manifest import Manifest
 from manyhot.data.preprocessing import Preprocessing
@@ -58,7 +59,8 @@ class DetectorSession(Session):
         whole = copy.deepcopy(self.model)
         whole.load_state_dict(self.whole(self.evaluated.state_dict()))
         assert isinstance(whole, Wsddn)
-        regions, damaged = self.regions[1].of(rows), []
+        regions = self.regions[1].of(rows)
+        damaged: list[DamagedImage] = []
         paths = [self.val.paths[row] for row in rows]
         found = list(score_boxes(whole, self.part, self.input, paths, regions, damaged, [self.regions[1].first]))
         if damaged:
