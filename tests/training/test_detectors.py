@@ -13,7 +13,9 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from fastapi.testclient import TestClient
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import manyhot
 from manyhot.data.manifest import Box, Manifest, Row
@@ -22,10 +24,13 @@ from manyhot.data.proposals import Proposals
 from manyhot.errors import UserError
 from manyhot.inference.kept_regions import RegionExtraction
 from manyhot.inference.regions import MapExtraction, Regions, View, place_boxes, see, view_size
+from manyhot.localization.overlays import view_name
 from manyhot.models.bundle import load_bundle, load_detector
 from manyhot.models.detectors import WSDDN, create_detector, detectors
 from manyhot.recipe import Input, parse_recipe
 from manyhot.training.checkpoints import load_checkpoint
+from manyhot.web.app import create_app
+from manyhot.web.opening import open_gallery
 
 COLOURS = {"red": (220, 30, 30), "blue": (30, 40, 220)}
 
@@ -295,3 +300,53 @@ def test_without_a_file_boxes_are_searched_for(pictures: Manifest, tmp_path: Pat
     run = manyhot.train(recipe, pictures, tmp_path / "run")
     assert Proposals.load(run.proposals).source["size"] == "48"
     assert manyhot.detect(run.path, "test").metrics["n_images"] == 6  # pictures that the run's file lacks
+
+
+@pytest.mark.parametrize("settings", [[], ["model.frozen=true", *EVIDENCE]])
+def test_it_shows_its_best_boxes_while_it_trains_and_learns_the_same(
+    pictures: Manifest, boxes: Path, tmp_path: Path, settings: list[str]
+) -> None:
+    layer = "refinements.0.weight" if settings else "head.refinements.0.weight"
+    shown = ["tracking.boxes=3", "tracking.every=2", "tracking.histograms=[" + layer + "]"]
+    runs = {}
+    for name, changes in (("plain", []), ("shown", shown)):
+        recipe = parse_recipe(RECIPE, "test", [*settings, *changes])
+        runs[name] = manyhot.train(recipe, pictures, tmp_path / name, proposals=boxes)
+    for key, tensor in weights(runs["plain"].path).items():
+        assert torch.equal(tensor, weights(runs["shown"].path)[key]), key
+    assert not list(runs["plain"].views.glob("*red*"))
+    names = {path.stem for path in runs["shown"].views.iterdir()}
+    val = pictures.split("val")
+    expected = {
+        view_name(epoch, 5 * epoch, 0, number, val.classes[c])
+        for epoch in (1, 2)
+        for number in range(3)
+        for c in np.flatnonzero(val.labels[6 * number // 3] == 1)
+    }
+    assert {name for name in names if not name.startswith("augmented")} == expected
+    with Image.open(runs["shown"].views / f"{min(expected)}.jpg") as drawn:
+        assert drawn.width > 56  # small pictures are enlarged, so that boxes can be seen
+    events = EventAccumulator(str(runs["shown"].tensorboard), {"images": 0, "histograms": 0, "scalars": 0}).Reload()
+    assert {f"boxes/{name}" for name in expected} <= set(events.Tags()["images"])
+    assert {f"weights/{layer}", f"gradients/{layer}"} <= set(events.Tags()["histograms"])
+    assert {"AP/red", "AP/blue"} <= set(events.Tags()["scalars"])
+    assert all(set(line["val_ap"]) == {"red", "blue"} for line in runs["shown"].read_history())
+
+
+def test_the_gallery_shows_what_detect_found(run: Path, boxes: Path) -> None:
+    manyhot.detect(run, "test", proposals=boxes)
+    with TestClient(create_app(open_gallery(run, split="test")), base_url="http://127.0.0.1") as client:
+        about = client.get("/api/gallery").json()
+        assert about["localized"]
+        table = manyhot.Detections.load(run / "detection" / "test" / "detections.parquet")
+        answer = client.get("/api/pictures/0/detections").json()
+        own = [score for id_, score in zip(table.ids, table.scores.tolist(), strict=True) if id_ == "24"]
+        assert answer["known"]
+        assert answer["by"] == "wsddn"
+        assert [box["score"] for box in answer["boxes"]] == sorted(own, reverse=True)
+    assert open_gallery(run, split="val").collection is None  # not looked at
+
+
+def test_boxes_are_shown_of_detectors_alone() -> None:
+    with pytest.raises(UserError, match=r"tracking\.boxes are of detectors"):
+        parse_recipe(RECIPE, "test", ["model.detector=null", "tracking.boxes=1"])

@@ -122,12 +122,15 @@ def create_detector(model: recipe.Model, n_classes: int) -> Wsddn:
     backbone = create_backbone(model.backbone, model.weights, model.output_stride, model.stages)
     if model.frozen:
         backbone.freeze()
+    squeeze: nn.Module | None = None
+    pooling: Bins | Evidence
+    body: nn.Module
     if part.head == "alexnet":
         if backbone.name != "torchvision/alexnet" or part.side != 6 or part.squeeze is not None:
             raise UserError("the detector's head 'alexnet' needs the backbone alexnet, side 6 and no squeeze.")
         if part.region_pooling == "evidence":
             raise UserError("the detector's head 'alexnet' needs bins, not region_pooling=evidence.")
-        squeeze, pooling = None, Bins(backbone.geometry, part.side, part.region_pooling)
+        pooling = Bins(backbone.geometry, part.side, part.region_pooling)
         body, width = _alexnet_body(part.dropout), 4096
         _load_alexnet(body, model.weights)
     else:

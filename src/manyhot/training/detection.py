@@ -13,6 +13,7 @@ from torch import Tensor
 
 from manyhot import processes
 from manyhot.data.decoding import EvaluationBatches, Loader
+from manyhot.data.images import DamagedImage
 from manyhot.data.loading import Batch, TrainingBatches
 from manyhot.data.manifest import Manifest
 from manyhot.data.preprocessing import Preprocessing
@@ -59,7 +60,8 @@ class DetectorSession(Session):
         whole = copy.deepcopy(self.model)
         whole.load_state_dict(self.whole(self.evaluated.state_dict()))
         assert isinstance(whole, Wsddn)
-        regions, damaged = self.regions[1].of(rows), []
+        regions = self.regions[1].of(rows)
+        damaged: list[DamagedImage] = []
         paths = [self.val.paths[row] for row in rows]
         found = list(score_boxes(whole, self.part, self.input, paths, regions, damaged, [self.regions[1].first]))
         if damaged:

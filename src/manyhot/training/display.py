@@ -114,8 +114,8 @@ class Display:
             image = open_image(val.paths[place])
             for c in np.flatnonzero(val.labels[place] == 1).tolist():
                 best = [
-                    Box(f"{score:.2g}", *(float(one) for one in corners))
-                    for score, corners in found.detections(c, 0.0, session.part.overlap)[:BOXES]
+                    Box(f"{score:.2g}", float(x0), float(y0), float(x1), float(y1))
+                    for score, (x0, y0, x1, y1) in found.detections(c, 0.0, session.part.overlap)[:BOXES]
                 ]
                 name = view_name(state.epoch + 1, state.total_steps, 0, rows.index(place), val.classes[c])
                 drawn = draw_boxes(image, best, val.classes[c])
