@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from manyhot import processes
-from manyhot.data.images import DamagedImage, open_image
+from manyhot.data.images import DamagedImage, EncodedPicture, open_image
 from manyhot.data.preprocessing import Preprocessing
 from manyhot.data.transforms import Augmentation, augment
 
@@ -147,7 +147,7 @@ class Pictures:
     """Decoded pictures with their labels, by (epoch, index).
 
     Arguments:
-        paths: N image files.
+        paths: N image files; a sequence that fetches them may raise DamagedImage for one.
         labels: int8 [N, C].
         preprocessing: how a picture becomes crops.
         augment: parts that change it in training.
@@ -157,7 +157,7 @@ class Pictures:
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        paths: Sequence[Path | EncodedPicture],
         labels: NDArray[np.int8],
         preprocessing: Preprocessing,
         augment: tuple[Augmentation, ...] = (),

@@ -1,0 +1,112 @@
+"""What a worker does: it holds the model, and turns the pictures of a part into scores."""
+
+from __future__ import annotations
+
+import pickle
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from manyhot.atomic import sha256_bytes
+from manyhot.inference.cluster.fetching import Fetched
+from manyhot.inference.cluster.plan import BATCH, Scored
+from manyhot.processor import prepare_processor
+
+if TYPE_CHECKING:
+    from manyhot.inference.predict import Predictor
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model on its way to machines that may not see its files.
+
+    Arguments:
+        files: their contents, by name.
+        options: of `manyhot.inference.predict.load`.
+    """
+
+    files: Mapping[str, bytes]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path, **options: Any) -> Model:
+        """Read the bundle of a run folder, a bundle folder, or a model that is one file."""
+        folder = path / "model" if (path / "model").is_dir() else path
+        files = [folder] if folder.is_file() else [one for one in sorted(folder.iterdir()) if one.is_file()]
+        return cls({file.name: file.read_bytes() for file in files}, options)
+
+    @property
+    def sha256(self) -> str:
+        """Of all that decides about scores: each file's name and content, and the options."""
+        parts = [f"{name} {sha256_bytes(content)}" for name, content in sorted(self.files.items())]
+        return sha256_bytes("\n".join([*parts, repr(sorted(self.options.items()))]).encode())
+
+    def load(self, **options: Any) -> Predictor:
+        """The Predictor; `options` are those of this worker."""
+        from manyhot.inference.predict import load
+
+        with tempfile.TemporaryDirectory(prefix="manyhot-model-") as name:
+            folder = Path(name)
+            for file, content in self.files.items():
+                (folder / file).write_bytes(content)
+            only = len(self.files) == 1
+            return load(folder / next(iter(self.files)) if only else folder, **self.options, **options)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every worker is told.
+
+    Arguments:
+        model: a Ray reference to a Model.
+        threads: of the network, and as many that decode beside it; one thread does both in turn.
+        gpu: whether the worker has one.
+        column: of tables, as `list_pictures` was given it.
+    """
+
+    model: Any
+    threads: int
+    gpu: bool
+    column: str | None
+
+
+class Scorer:
+    """An actor of Ray Data: built once a worker, called once a part."""
+
+    def __init__(self, work: Work) -> None:
+        prepare_processor()
+        import ray
+        import torch
+
+        torch.set_num_threads(work.threads)
+        model: Model = ray.get(work.model)
+        decoders = 0 if work.threads == 1 and not work.gpu else work.threads
+        self._predictor = model.load(device="cuda" if work.gpu else "cpu", batch_size=BATCH, workers=decoders)
+        self._column = work.column
+
+    def __call__(self, units: dict[str, Any]) -> dict[str, Any]:
+        """Score the pictures of one part.
+
+        Arguments:
+            units: `part`, int64 [1], and `pictures`, [1]: addresses and rows as `list_pictures` gives them, pickled.
+
+        Returns:
+            `part` likewise, and `scored`, [1]: a Scored, pickled.
+        """
+        (number,), (pictures,) = units["part"], units["pictures"]
+        addresses, rows = pickle.loads(pictures)  # noqa: S301 - our own, from the process that started this one
+        scored = self.score(addresses, rows)
+        return {"part": np.array([number]), "scored": np.array([pickle.dumps(scored)], dtype=object)}
+
+    def score(self, addresses: list[str], rows: list[int]) -> Scored:
+        """Score pictures; those that cannot be read are named."""
+        n = len(addresses)
+        unknown = np.full((n, len(self._predictor.classes)), -1, np.int8)
+        places = [str(place) for place in range(n)]
+        with Fetched(addresses, rows, self._column) as files:
+            predictions, logits = self._predictor.score(files, places, [""] * n, unknown, {})
+        return Scored(predictions, logits.damaged)
