@@ -25,9 +25,7 @@ def predict(
     model: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a bundle.")],
     paths: Annotated[
         list[str],
-        typer.Argument(
-            metavar="PATHS", help="Images, or folders of images; with ray also lists, tables and addresses."
-        ),
+        typer.Argument(metavar="PATHS", help="Images, or folders of images; with ray also lists and tables."),
     ],
     out: Annotated[Path, typer.Option(help="Table to write: .parquet, .csv or .json; with ray a folder.")],
     on_error: Annotated[OnError, typer.Option(help="Pictures that cannot be read: stop, or leave out.")] = OnError.stop,

@@ -130,7 +130,7 @@ def _archive(protocol: str, rest: str) -> Any:
 
 
 def _place_of_path(address: str) -> int:
-    """Which piece of a chain names the file: `zip://a.png::file:///b.zip` the first, `simplecache::s3://a` the second."""
+    """Which piece of a chain names the file: of `zip://a::s3://b` the first, of `simplecache::s3://a` the second."""
     pieces = address.split("::")
     return next(place for place, piece in enumerate(pieces) if _MARK in piece)
 

@@ -7,8 +7,8 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -24,12 +24,9 @@ from manyhot.inference.cluster.plan import Plan, Scored, locked, open_plan
 from manyhot.inference.cluster.ray_session import import_ray, ray_session
 from manyhot.inference.cluster.worker import Model, Scorer, Work
 from manyhot.inference.predict import require_classes
-from manyhot.progress import progress
+from manyhot.progress import progress, track
 
 log = logging.getLogger("manyhot")
-
-# A worker may die for reasons of its machine; a picture on which one dies again and again must end the run.
-_RETRIES = 3
 
 AGAIN = "Finished parts are kept: give the same command again to go on."
 
@@ -129,7 +126,7 @@ def predict_on_ray(
     with locked(out):
         plan = open_plan(out, pictures, settings, source, part_size)
         damaged: dict[int, list[tuple[int, str]]] = {}
-        for number in range(plan.parts):
+        for number in track(range(plan.parts), plan.parts, "checking finished parts", "parts"):
             found = plan.damaged(number)
             if found is not None and (on_error == "skip" or not found):
                 damaged[number] = found
@@ -139,9 +136,13 @@ def predict_on_ray(
             log.info("%d of %d parts are finished.", len(damaged), plan.parts)
         if waiting:
             (out / MERGED).unlink(missing_ok=True)
-            for number, scored in _scored(plan, waiting, content, workers, column):
-                plan.write(number, scored)
-                damaged[number] = scored.damaged
+            with (
+                _ended_by_signals() as ready,
+                closing(_scored(plan, waiting, content, workers, column, ready)) as parts,
+            ):
+                for number, scored in parts:
+                    plan.write(number, scored)
+                    damaged[number] = scored.damaged
         lost = write_damaged(plan, damaged)
         if lost and on_error == "stop":
             raise UserError(
@@ -156,17 +157,15 @@ def predict_on_ray(
 
 
 def _scored(
-    plan: Plan, parts: list[int], model: Model, workers: Workers, column: str | None
-) -> Iterator[tuple[int, Scored]]:
-    """The parts as they are finished, in any order, each once."""
+    plan: Plan, parts: list[int], model: Model, workers: Workers, column: str | None, ready: Callable[[], None]
+) -> Generator[tuple[int, Scored], None, None]:
+    """The parts as they are finished, in any order, each once; `ready` is called when Ray is there."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = workers.count or max(1, cores // workers.threads)
     gpus = _gpus_here(workers)
     size = sum(len(content) for content in model.files.values()) + plan.pictures.estimated_size()
-    with (
-        _ended_by_signals() as ready,
-        ray_session(workers.address, cpus=count * workers.threads, gpus=gpus * count, store_bytes=2 * int(size)) as ray,
-    ):
+    cpus, store = count * workers.threads, 2 * int(size)
+    with ray_session(workers.address, cpus=cpus, gpus=gpus * count, store_bytes=store) as ray:
         ready()  # Ray has put handlers of its own in place
         count, gpus = _shares(ray, workers, count)
         total = sum(len(plan.part(number)) for number in parts)
@@ -194,15 +193,16 @@ def _run(
         compute=ray.data.ActorPoolStrategy(size=min(workers.count or 1, len(parts)), max_tasks_in_flight_per_actor=2),
         num_cpus=workers.threads,
         num_gpus=workers.gpus,
-        max_restarts=-1,
-        max_task_retries=_RETRIES,
     )
     done: set[int] = set()
     for row in _explained(ray, dataset.iter_rows(), done, plan, parts):
         number = int(row["part"])
         assert number not in done, "a part came back twice"
         done.add(number)
-        yield number, pickle.loads(row["scored"])  # noqa: S301 - from our own workers
+        scored: Scored | str = pickle.loads(row["scored"])  # noqa: S301 - from our own workers
+        if isinstance(scored, str):
+            raise UserError(scored)
+        yield number, scored
     assert done == set(parts), "a part did not come back"
 
 
@@ -210,18 +210,14 @@ def _explained(ray: Any, rows: Iterable[Any], done: set[int], plan: Plan, parts:
     """The rows; what goes wrong among the workers becomes a UserError."""
     try:
         yield from rows
-    except ray.exceptions.RayTaskError as error:
-        cause = error.cause
-        if isinstance(cause, UserError):
-            raise UserError(str(cause)) from None
+    except ray.exceptions.RayTaskError:  # a bug; Ray's message holds the worker's traceback
         raise
     except ray.exceptions.RayError as error:
         left = [number for number in parts if number not in done]
         first = plan.part(left[0])["id"][0] if left else ""
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"the workers died {_RETRIES + 1} times ({reason}). Unfinished: {len(left)} parts, from picture {first}.",
-            remedy=f"{AGAIN} If they die again, less memory is there than they need, or a picture is to blame.",
+            f"the cluster gave up ({reason}). Unfinished: {len(left)} parts, from picture {first}.", remedy=AGAIN
         ) from None
 
 
@@ -250,7 +246,7 @@ def _shares(ray: Any, workers: Workers, count: int) -> tuple[int, float]:
 
 
 @contextmanager
-def _ended_by_signals() -> Iterator[Any]:
+def _ended_by_signals() -> Iterator[Callable[[], None]]:
     """While open, SIGINT and SIGTERM end the work at once, as Stopped. Gives what puts the handlers in place anew."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None

@@ -117,24 +117,20 @@ def _lines(path: str) -> pl.DataFrame:
 
 
 def _table(path: str, column: str | None, id_column: str | None) -> pl.DataFrame:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     if not is_remote(path) and is_manifest(Path(path)):
         raise UserError("this is a manifest.", file=path, remedy="Add: --source prepared.")
-    try:
-        with open_file(path) as file:
-            table = pq.ParquetFile(file)
-            schema = table.schema_arrow
-            name = choose_column(path, schema, column)
-            ids = _column(path, schema, id_column) if id_column else "id" if "id" in schema.names else None
-            kind = schema.field(name).type
-            texts = _is_text(kind)
-            wanted = list(dict.fromkeys([*([name] if texts else []), *([ids] if ids else [])]))
-            content = table.read(columns=wanted) if wanted else None
-            count = table.metadata.num_rows
-    except pa.ArrowException as error:
-        raise UserError(f"this is not a Parquet file that can be read ({error}).", file=path) from None
+    with open_file(path) as file:
+        table = pq.ParquetFile(file)
+        schema = table.schema_arrow
+        name = choose_column(path, schema, column)
+        ids = _column(path, schema, id_column) if id_column else "id" if "id" in schema.names else None
+        kind = schema.field(name).type
+        texts = _is_text(kind)
+        wanted = list(dict.fromkeys([*([name] if texts else []), *([ids] if ids else [])]))
+        content = table.read(columns=wanted) if wanted else None
+        count = table.metadata.num_rows
     if not texts and not _holds_bytes(kind):
         raise UserError(f"column '{name}' holds {kind}, neither paths nor picture files.", file=path)
     values = list(_strings(path, content, name)) if texts and content is not None else []

@@ -159,7 +159,7 @@ def open_plan(
         raise UserError(f"--part-size {part_size} is no multiple of {BATCH}, the pictures of a forward pass.")
     path = folder / "plan.parquet"
     source = source or {}
-    settings = {**settings, **source}
+    settings = {**settings, **{name.replace("_", " "): text for name, text in source.items()}}
     if path.exists():
         sha256, part_size = _reopened(path, pictures, settings, part_size)
         return Plan(folder, pictures, part_size, sha256, source)
@@ -191,9 +191,8 @@ def _reopened(
         raise UserError("this plan is of another version of manyhot.", file=path, remedy=remedy)
     changed = [name for name, value in settings.items() if stored["settings"].get(name) != value]
     if changed:
-        raise UserError(
-            f"this folder holds scores of another {' and '.join(changed)}.", file=path.parent, remedy=remedy
-        )
+        what = f"this folder holds scores by another {' and another '.join(changed)}."
+        raise UserError(what, file=path.parent, remedy=remedy)
     if not former.equals(pictures):
         what = f"this folder holds scores of other pictures ({len(former)}; now it would be {len(pictures)})."
         raise UserError(what, file=path.parent, remedy=remedy)

@@ -17,6 +17,8 @@ from manyhot.errors import UserError
 # Results are small: scores and pictures' addresses. The model is added to it.
 _STORE_BYTES = 128 << 20
 
+_LONGEST_FOLDER = 20
+
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
@@ -69,9 +71,9 @@ def ray_session(address: str | None, *, cpus: int, gpus: float, store_bytes: int
             yield ray
             return
         common = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": False}
-        files = None if address else tempfile.mkdtemp(prefix="manyhot-ray-")
+        files = None if address else tempfile.mkdtemp(prefix="manyhot-ray-", dir=_short_folder())
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _standard_error_closed():
                 warnings.simplefilter("ignore")
                 if address:
                     _connect(ray, address, common)
@@ -87,6 +89,12 @@ def ray_session(address: str | None, *, cpus: int, gpus: float, store_bytes: int
                 shutil.rmtree(files, ignore_errors=True)
 
 
+def _short_folder() -> str | None:
+    """Where the cluster's files go: names of sockets, which lie among them, are limited to some hundred bytes."""
+    usual = tempfile.gettempdir()
+    return "/tmp" if len(usual) > _LONGEST_FOLDER and os.access("/tmp", os.W_OK) else usual  # noqa: S108
+
+
 def _connect(ray: Any, address: str, options: dict[str, Any]) -> None:
     try:
         ray.init(address=address, **options)
@@ -96,19 +104,39 @@ def _connect(ray: Any, address: str, options: dict[str, Any]) -> None:
 
 
 @contextmanager
+def _standard_error_closed() -> Iterator[None]:
+    """Nothing reaches the terminal: Ray's part in C++ speaks past Python. Errors are exceptions all the same."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+@contextmanager
 def _quiet(ray: Any) -> Iterator[None]:
     """Ray says nothing on the terminal; what it writes to its own log files stays."""
     loggers = {name: logging.getLogger(name).level for name in ("ray", "ray.data")}
     context = ray.data.DataContext.get_current()
     settings = {"enable_progress_bars": False, "print_on_execution_start": False}
     former = {name: getattr(context, name) for name in settings}
+    worker = ray._private.worker
+    printing = getattr(worker, "print_to_stdstream", None)
     try:
+        if printing is not None:  # that a worker died, and the like, to standard output
+            worker.print_to_stdstream = lambda *_, **__: None
         for name in loggers:
             logging.getLogger(name).setLevel(logging.CRITICAL)
         for name, value in settings.items():
             setattr(context, name, value)
         yield
     finally:
+        if printing is not None:
+            worker.print_to_stdstream = printing
         for name, value in former.items():
             setattr(context, name, value)
         for name, level in loggers.items():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from manyhot.atomic import sha256_bytes
+from manyhot.errors import UserError
 from manyhot.inference.cluster.fetching import Fetched
 from manyhot.inference.cluster.plan import BATCH, Scored
 from manyhot.processor import prepare_processor
@@ -74,6 +75,10 @@ class Work:
     column: str | None
 
 
+ATTEMPTS = 4
+"""A worker may die for reasons of its machine; a picture on which one dies again and again must end the run."""
+
+
 class Scorer:
     """An actor of Ray Data: built once a worker, called once a part."""
 
@@ -95,18 +100,40 @@ class Scorer:
             units: `part`, int64 [1], and `pictures`, [1]: addresses and rows as `list_pictures` gives them, pickled.
 
         Returns:
-            `part` likewise, and `scored`, [1]: a Scored, pickled.
+            `part` likewise, and `scored`, [1]: a Scored, or what a UserError says, pickled.
         """
         (number,), (pictures,) = units["part"], units["pictures"]
         addresses, rows = pickle.loads(pictures)  # noqa: S301 - our own, from the process that started this one
-        scored = self.score(addresses, rows)
+        try:
+            scored: Scored | str = self._score(addresses, rows)
+        except UserError as error:  # Ray would bring it wrapped in errors of its own
+            scored = str(error)
         return {"part": np.array([number]), "scored": np.array([pickle.dumps(scored)], dtype=object)}
 
-    def score(self, addresses: list[str], rows: list[int]) -> Scored:
-        """Score pictures; those that cannot be read are named."""
-        n = len(addresses)
-        unknown = np.full((n, len(self._predictor.classes)), -1, np.int8)
-        places = [str(place) for place in range(n)]
-        with Fetched(addresses, rows, self._column) as files:
-            predictions, logits = self._predictor.score(files, places, [""] * n, unknown, {})
-        return Scored(predictions, logits.damaged)
+    def _score(self, addresses: list[str], rows: list[int]) -> Scored:
+        if _attempts_before() >= ATTEMPTS:
+            what = f"workers died {ATTEMPTS} times while they scored it, or what follows."
+            raise UserError(what, file=addresses[0], remedy="Give them more memory, or look for the picture to blame.")
+        return score_part(self._predictor, addresses, rows, self._column)
+
+
+def score_part(predictor: Predictor, addresses: list[str], rows: list[int], column: str | None = None) -> Scored:
+    """Score pictures as `list_pictures` gives them; those that cannot be read are named."""
+    n = len(addresses)
+    unknown = np.full((n, len(predictor.classes)), -1, np.int8)
+    places = [str(place) for place in range(n)]
+    with Fetched(addresses, rows, column) as files:
+        predictions, logits = predictor.score(files, places, [""] * n, unknown, {})
+    return Scored(predictions, logits.damaged)
+
+
+def _attempts_before() -> int:
+    """How many workers have died on the part that this one is given; Ray repeats without end, and counts.
+
+    Where a version of Ray does not tell, none.
+    """
+    import ray
+
+    worker = getattr(ray._private.worker.global_worker, "core_worker", None)
+    count = getattr(worker, "get_current_task_attempt_number", None)
+    return int(count()) if count is not None else 0
