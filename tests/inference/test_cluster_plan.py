@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from manyhot.errors import UserError
 from manyhot.inference.cluster.merging import merge, write_damaged
 from manyhot.inference.cluster.plan import BATCH, Plan, Scored, default_part_size, locked, open_plan
+from manyhot.inference.predict import activate
 from manyhot.predictions import Predictions
 
 SETTINGS = {"model": "abc", "crops": "one crop"}
@@ -150,6 +151,18 @@ def test_parts_are_whole_batches_many_enough_and_not_too_large(n):
     assert BATCH <= size <= 4096
     parts = -(-n // size)
     assert parts >= min(64, -(-n // BATCH))
+
+
+@given(st.integers(1, 70), st.integers(1, 9), st.sampled_from(["sigmoid", "softmax"]), st.integers(0, 99))
+def test_the_scores_of_a_picture_do_not_depend_on_how_many_are_scored(n, classes, activation, seed):
+    logits = np.random.default_rng(seed).normal(0, 4, (n, classes)).astype(np.float32)
+    whole = activate(logits, activation)
+    cut = n // 3
+    parts = [activate(part, activation) for part in (logits[:cut], logits[cut:]) if len(part)]
+    assert np.array_equal(whole, np.concatenate(parts))
+    exact = np.exp(logits.astype(np.float64))
+    wanted = exact / exact.sum(axis=1, keepdims=True) if activation == "softmax" else exact / (1 + exact)
+    np.testing.assert_allclose(whole, wanted, atol=1e-6)
 
 
 def test_notes_are_further_metadata(tmp_path):

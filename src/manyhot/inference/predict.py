@@ -24,6 +24,8 @@ from manyhot.progress import progress
 
 log = logging.getLogger("manyhot")
 
+_VECTORS = 64  # at least what a processor's loop takes at a time
+
 
 @dataclass(frozen=True)
 class Logits:
@@ -91,10 +93,14 @@ def compute_logits(
 
 
 def activate(logits_NC: NDArray[np.float32], activation: str) -> NDArray[np.float32]:
-    """Scores in 0…1 by "sigmoid" or "softmax", float32 [N, C]."""
+    """Scores in 0…1 by "sigmoid" or "softmax", float32 [N, C]; a picture's do not depend on the others."""
     logits = torch.from_numpy(logits_NC)
-    scores = logits.softmax(dim=1) if activation == "softmax" else logits.sigmoid()
-    return np.asarray(scores.numpy(), dtype=np.float32)
+    if activation == "softmax":
+        return np.asarray(logits.softmax(dim=1).numpy(), dtype=np.float32)
+    # torch rounds the last numbers of an array, which fill no vector, in another way than those before.
+    padded = torch.zeros(-(-logits.numel() // _VECTORS) * _VECTORS)
+    padded[: logits.numel()] = logits.flatten()
+    return np.asarray(padded.sigmoid()[: logits.numel()].reshape(logits.shape).numpy(), dtype=np.float32)
 
 
 class Predictor:
