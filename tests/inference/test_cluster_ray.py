@@ -268,21 +268,19 @@ def test_without_ray_the_line_that_installs_it_is_given(monkeypatch):
         session.import_ray()
 
 
-def test_ctrl_c_ends_everything_and_says_how_to_go_on(done, tmp_path):
+def test_ctrl_c_ends_everything_and_says_how_to_go_on(trained, tiny_table, tmp_path_factory):
+    tmp_path, data = tmp_path_factory.mktemp("here"), tmp_path_factory.mktemp("data")
+    paths = [str(one) for one in sorted(tiny_table.parent.glob("*.png"))] * 200
+    table = data / "table.parquet"
+    pl.DataFrame({"id": [str(i) for i in range(len(paths))], "path": paths}).write_parquet(table)
     mark, temporary = uuid.uuid4().hex, tempfile.mkdtemp(prefix="mh", dir="/tmp")
     command = [
-        sys.executable,
-        "-m",
-        "manyhot",
-        "predict",
-        str(done.run),
-        str(done.table),
-        "--out",
-        str(tmp_path / "out"),
+        *[sys.executable, "-m", "manyhot", "--quiet", "predict", str(trained), str(table)],
+        *["--out", str(tmp_path / "out"), "--engine", "ray", "--workers", "1"],
     ]
     environment = {**os.environ, "MANYHOT_TEST_MARK": mark, "TMPDIR": temporary}
     process = subprocess.Popen(
-        [*command, "--engine", "ray", "--workers", "1"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env=environment, cwd=tmp_path, start_new_session=True,
     )  # fmt: skip
     try:

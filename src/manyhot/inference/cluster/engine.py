@@ -60,7 +60,7 @@ class Workers:
     address: str | None = None
 
     def __post_init__(self) -> None:
-        if (self.count or 1) < 1 or self.threads < 1 or (self.gpus or 0) < 0:
+        if (self.count is not None and self.count < 1) or self.threads < 1 or (self.gpus or 0) < 0:
             raise UserError("--workers and --threads are at least 1, --gpus-per-worker at least 0.")
 
 
@@ -169,7 +169,7 @@ def _scored(
         ready()  # Ray has put handlers of its own in place
         count, gpus = _shares(ray, workers, count)
         total = sum(len(plan.part(number)) for number in parts)
-        with progress(total, f"scoring pictures, {count} workers") as bar:
+        with progress(total, f"scoring pictures, {count} worker{'s' * (count > 1)}") as bar:
             results = _run(ray, plan, parts, model, Workers(count, workers.threads, gpus), column)
             for number, scored in results:
                 yield number, scored
