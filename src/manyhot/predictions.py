@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -101,13 +101,14 @@ class Predictions:
             raise UserError(f"there are no predictions for split '{name}'.")
         return self.take(rows)
 
-    def save(self, path: Path, *, predicted: bool = False) -> None:
+    def save(self, path: Path, *, predicted: bool = False, notes: Mapping[str, str] | None = None) -> None:
         """Write `.parquet` (everything), `.csv` or `.json` (ids and one score column a class).
 
         Arguments:
             path: its suffix decides.
             predicted: a column `predicted` after the scores: the classes above their thresholds, in `.csv` with `;`
                 between them. `.parquet` holds the thresholds instead.
+            notes: further entries of the metadata of `.parquet`.
 
         Raises:
             UserError: another suffix; a class named "id", or "predicted", where it would be a column beside that one;
@@ -120,7 +121,7 @@ class Predictions:
                 raise UserError(what, file=path, remedy="Write .parquet.")
         if path.suffix == ".parquet":
             with atomic_path(path) as temporary:
-                self._frame().write_parquet(temporary, metadata={_KEY: self._metadata()})
+                self._frame().write_parquet(temporary, metadata={_KEY: self._metadata(), **(notes or {})})
         elif path.suffix == ".csv":
             with atomic_path(path) as temporary:
                 self._wide(";".join if predicted else None).write_csv(temporary, float_precision=6)

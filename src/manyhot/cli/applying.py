@@ -8,15 +8,27 @@ from typing import Annotated
 import typer
 
 from manyhot.cli.apps import app
-from manyhot.cli.options import SOURCE_HELP, Kind, OnError, Set, read_source
+from manyhot.cli.options import (
+    SOURCE_HELP,
+    Engine,
+    Kind,
+    OnError,
+    Set,
+    read_pictures,
+    read_source,
+    refuse_for_one_process,
+)
 from manyhot.errors import UserError
 
 
 @app.command()
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder, a bundle, or an exported file.")],
-    paths: Annotated[list[Path], typer.Argument(metavar="PATHS", help="Images, or folders of images.")],
-    out: Annotated[Path, typer.Option(help="Table to write: .parquet, .csv or .json.")],
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="PATHS", help="Images, or folders of images; with ray also lists and tables."),
+    ],
+    out: Annotated[Path, typer.Option(help="Table to write: .parquet, .csv or .json; with ray a folder.")],
     on_error: Annotated[OnError, typer.Option(help="Pictures that cannot be read: stop, or leave out.")] = OnError.stop,
     predicted: Annotated[bool, typer.Option("--predicted", help="Add the classes above their thresholds.")] = False,
     backend: Annotated[
@@ -26,13 +38,40 @@ def predict(
     precision: Annotated[str, typer.Option(help="float32, or bf16: faster where there is such, less exact.")] = (
         "float32"
     ),
-    threads: Annotated[int | None, typer.Option(min=1, help="Of the network; one a core by default.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of the network, one a core by default; of a worker of ray, one.")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Pictures a forward pass; 32 by default.")] = None,
     autotune: Annotated[
         bool, typer.Option("--autotune", help="Measure first what is fastest here, and remember it for this model.")
     ] = False,
+    engine: Annotated[Engine, typer.Option(help="This process, or workers of Ray.")] = Engine.here,
+    workers: Annotated[int | None, typer.Option(help="Ray: number of workers.")] = None,
+    gpus_per_worker: Annotated[float | None, typer.Option(help="Ray: GPUs of a worker, may be a fraction.")] = None,
+    address: Annotated[str | None, typer.Option(help="Ray: a cluster; else this machine.")] = None,
+    part_size: Annotated[int | None, typer.Option(help="Ray: pictures a part, a multiple of 32.")] = None,
+    column: Annotated[str | None, typer.Option(help="Ray: column of pictures or paths in .parquet.")] = None,
+    id_column: Annotated[str | None, typer.Option(help="Ray: column of ids in .parquet.")] = None,
+    kind: Annotated[str | None, typer.Option("--source", help="Ray: read PATHS as this kind of data.")] = None,
 ) -> None:
     """Score pictures and write a table of predictions."""
+    if engine is Engine.ray:
+        from manyhot.inference.cluster import Workers, predict_on_ray
+
+        if device or batch_size or autotune or predicted:
+            raise UserError("--device, --batch-size, --autotune and --predicted are not for --engine ray.")
+        pictures = read_pictures(paths, kind, column, id_column)
+        who = Workers(workers, threads or 1, gpus_per_worker, address)
+        how = {"backend": backend, "precision": precision}
+        done = predict_on_ray(
+            model, pictures, out, workers=who, on_error=on_error.value, column=column, part_size=part_size, **how
+        )
+        typer.echo(f"{done.scored} pictures scored: {done.predictions}")
+        return
+    refuse_for_one_process(
+        workers=workers, gpus_per_worker=gpus_per_worker, address=address, part_size=part_size, column=column,
+        id_column=id_column, source=kind,
+    )  # fmt: skip
     from manyhot.inference.predict import Predictor, load_model
     from manyhot.predictions import require_suffix
 

@@ -22,6 +22,13 @@ class OnError(StrEnum):
     skip = "skip"
 
 
+class Engine(StrEnum):
+    """What scores pictures."""
+
+    here = "here"
+    ray = "ray"
+
+
 class Export(StrEnum):
     """Layouts of ranked scores that `evaluate` writes."""
 
@@ -72,6 +79,24 @@ def read_other_data(run: Path, data: str | None, kind: str | None) -> Manifest |
     if kind and not data:
         raise UserError("--source says how to read --data, and there is none.")
     return read_source(data, kind, difficult_rule(run)) if data else None
+
+
+def read_pictures(paths: list[str], kind: str | None, column: str | None, id_column: str | None) -> Any:
+    """What `predict_on_ray` is to score: with --source a Manifest, else the pictures that paths name."""
+    from manyhot.inference.cluster import list_pictures
+
+    if kind is None:
+        return list_pictures(paths, column=column, id_column=id_column)
+    if len(paths) > 1 or column or id_column:
+        raise UserError("--source is of one path, without --column and --id-column.")
+    return read_source(paths[0], kind)
+
+
+def refuse_for_one_process(**options: object) -> None:
+    """Refuse options of --engine ray where it is not the engine."""
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
+    if given:
+        raise UserError(f"{', '.join(given)}: only with --engine ray.")
 
 
 def difficult_rule(run: Path) -> str:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from manyhot import processes
 from manyhot.data.decoding_processes import Decoder, DecodingProcesses, Item, Request, can_start_processes
+from manyhot.data.images import DamagedImage, EncodedPicture
 from manyhot.data.patience import Patience
 from manyhot.data.pixels import stored_picture
 from manyhot.data.preprocessing import Preprocessing
@@ -90,12 +91,14 @@ class PictureFiles(ABC, Generic[B]):
     """Pictures by (epoch, index), decoded one at a time in any thread or process and joined to batches.
 
     Arguments:
-        paths: N image files.
+        paths: N image files; a sequence that fetches them may raise DamagedImage for one.
         decoder: how a picture becomes crops.
         names: N numbers that the augmentation of each picture depends on; None: the indices.
     """
 
-    def __init__(self, paths: Sequence[Path], decoder: Decoder, names: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, paths: Sequence[Path | EncodedPicture], decoder: Decoder, names: Sequence[int] | None = None
+    ) -> None:
         self.paths, self.decoder, self.names = paths, decoder, names
 
     def __len__(self) -> int:
@@ -105,7 +108,11 @@ class PictureFiles(ABC, Generic[B]):
     def __getitem__(self, key: Key) -> Item:
         """The crops of one picture, or why there are none."""
         epoch, index = key
-        return index, self.decoder.decode(self.paths[index], epoch, self._name(index))
+        try:
+            path = self.paths[index]
+        except DamagedImage as damage:
+            return index, damage.reason
+        return index, self.decoder.decode(path, epoch, self._name(index))
 
     def request(self, key: Key) -> Request:
         """The same for another process."""
@@ -115,7 +122,8 @@ class PictureFiles(ABC, Generic[B]):
     @property
     def are_pixels(self) -> bool:
         """Whether they come from a pixel store, ready to be cut."""
-        stored = stored_picture(self.paths[0]) if self.paths else None
+        first = self.paths[0] if isinstance(self.paths, list | tuple) and self.paths else None
+        stored = stored_picture(first) if isinstance(first, Path) else None
         return stored is not None and stored.store.layout == "raw"
 
     def collate(self, items: Sequence[Item]) -> B:
@@ -134,11 +142,11 @@ class PictureCrops(PictureFiles[CropBatch]):
     """The crops of pictures as they are, without augmentation, labels or torch.
 
     Arguments:
-        paths: N image files.
+        paths: N image files, as `PictureFiles` takes them.
         preprocessing: how a picture becomes crops.
     """
 
-    def __init__(self, paths: Sequence[Path], preprocessing: Preprocessing) -> None:
+    def __init__(self, paths: Sequence[Path | EncodedPicture], preprocessing: Preprocessing) -> None:
         super().__init__(paths, Decoder(preprocessing))
 
     def batch(self, crops: CropBatch) -> CropBatch:

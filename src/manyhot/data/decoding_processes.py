@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from manyhot.data.images import DamagedImage, open_image
+from manyhot.data.images import DamagedImage, EncodedPicture, open_image
 from manyhot.data.preprocessing import Preprocessing
 from manyhot.data.transforms import Augmentation, augment
 
@@ -54,11 +54,11 @@ class Decoder:
     augment: tuple[Augmentation, ...] = ()
     seed: int = 0
 
-    def decode(self, path: str | Path, epoch: int, number: int) -> Views | str:
+    def decode(self, path: str | Path | EncodedPicture, epoch: int, number: int) -> Views | str:
         """Its crops, or the reason why it cannot be read.
 
         Arguments:
-            path: an image file, or a picture of a store.
+            path: an image file, one that lies in memory, or a picture of a store.
             epoch: counted from 0; -1 asks for the picture without augmentation.
             number: that its augmentation depends on.
         """

@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -68,7 +69,20 @@ class DamagedImage(UserError):  # noqa: N818 - it names the picture, and reads w
         return DamagedImage, (self.path, self.reason)
 
 
-def open_image(path: str | Path, at_least: tuple[int, int] | None = None) -> Image.Image:
+@dataclass(frozen=True)
+class EncodedPicture:
+    """A picture file that lies in memory.
+
+    Arguments:
+        content: its bytes.
+        name: what it is called in faults.
+    """
+
+    content: bytes
+    name: str
+
+
+def open_image(path: str | Path | EncodedPicture, at_least: tuple[int, int] | None = None) -> Image.Image:
     """Decode a picture file to 8-bit RGB as it is meant to be seen; a picture of a pixel store is there already.
 
     EXIF orientation is applied; transparency lies on white; of several frames the first is taken. 16-bit grey is
@@ -76,17 +90,22 @@ def open_image(path: str | Path, at_least: tuple[int, int] | None = None) -> Ima
     times 255, else 0…255 as it is, else 0…65535 by 257, else the smallest value becomes 0 and the largest 255.
 
     Arguments:
-        path: the file.
+        path: the file, or one that lies in memory.
         at_least: width and height in pixels that are enough; a JPEG is then decoded at an eighth, a quarter or half of
             its size where that reaches them, which takes a fraction of the time. None: at its full size.
 
     Raises:
         DamagedImage: missing, empty, truncated, more than MAX_PIXELS pixels, or no picture that Pillow can read.
     """
+    use = _rgb if at_least is None else partial(_reduced_rgb, at_least)
+    if isinstance(path, EncodedPicture):
+        if not path.content:
+            raise DamagedImage(path.name, "the file is empty")
+        return _with_image(path.name, use, file=io.BytesIO(path.content))
     stored = _stored(path)
     if stored is not None and stored.store.layout == "raw":
         return PixelImage(stored.content())
-    return _with_image(path, _rgb if at_least is None else partial(_reduced_rgb, at_least), stored)
+    return _with_image(path, use, stored)
 
 
 def decode_image(file: io.BytesIO, name: str = "the picture", max_pixels: int = MAX_PIXELS) -> Image.Image:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from manyhot import processes
 from manyhot.data.decoding import CropBatch, EvaluationBatches, Loader, PictureCrops
-from manyhot.data.images import IMAGE_SUFFIXES
+from manyhot.data.images import IMAGE_SUFFIXES, EncodedPicture
 from manyhot.data.manifest import Manifest
 from manyhot.errors import UserError
 from manyhot.inference.backends import Backend, Trained, backends
@@ -104,11 +104,11 @@ class Predictor:
         found = [self._network.logits(group) for group in batch.groups]
         return np.concatenate(found)[np.concatenate([group.places for group in batch.groups]).argsort()]
 
-    def logits(self, files: Sequence[Path], what: str = "scoring pictures") -> Logits:
+    def logits(self, files: Sequence[Path | EncodedPicture], what: str = "scoring pictures") -> Logits:
         """What the network says of picture files; of several processes each looks at its own.
 
         Arguments:
-            files: N of them; the same one may come again.
+            files: N of them, see `score`; the same one may come again.
             what: the text before the progress bar.
         """
         place = processes.place()
@@ -134,27 +134,32 @@ class Predictor:
         Raises:
             UserError: other classes, or damaged images unless `on_error` is "skip".
         """
-        _require_classes(manifest, self.classes)
+        require_classes(manifest, self.classes)
         source = {"label_rule": manifest.label_rule}
         splits = manifest.table["split"].to_list()
         return self._score(manifest.paths, manifest.ids, splits, manifest.labels, on_error, source)
 
-    def _score(
+    def score(
         self,
-        files: Sequence[Path],
+        files: Sequence[Path | EncodedPicture],
         ids: Sequence[str],
         splits: Sequence[str],
         labels: NDArray[np.int8],
-        on_error: str,
         source: dict[str, str],
     ) -> tuple[Predictions, Logits]:
+        """Score N pictures; those that cannot be read are left out, in silence, and named in the logits' `damaged`.
+
+        Arguments:
+            files: N picture files; a sequence that fetches them may raise DamagedImage for one.
+            ids: N unique names.
+            splits: N split names.
+            labels: int8 [N, C].
+            source: where the pictures come from, for the Predictions.
+        """
         config = self.bundle.config
         logits = self.logits(files)
-        _report_damaged(files, logits.damaged, on_error)
-        if not len(logits.rows):
-            raise UserError("none of the pictures could be read.")
-        scores = activate(logits.values, config.activation)
-        calibrated = config.calibrate(scores)
+        scores = activate(logits.values.reshape(-1, len(config.classes)), config.activation)
+        calibrated = config.calibrate(scores) if len(scores) else None
         predictions = Predictions(
             ids=tuple(ids[row] for row in logits.rows),
             splits=tuple(splits[row] for row in logits.rows),
@@ -166,6 +171,21 @@ class Predictor:
             uncalibrated=None if calibrated is None else scores,
             thresholds=config.thresholds,
         )
+        return predictions, logits
+
+    def _score(
+        self,
+        files: Sequence[Path],
+        ids: Sequence[str],
+        splits: Sequence[str],
+        labels: NDArray[np.int8],
+        on_error: str,
+        source: dict[str, str],
+    ) -> tuple[Predictions, Logits]:
+        predictions, logits = self.score(files, ids, splits, labels, source)
+        _report_damaged(files, logits.damaged, on_error)
+        if not len(predictions):
+            raise UserError("none of the pictures could be read.")
         return predictions, logits
 
     def _source(self) -> dict[str, str]:
@@ -210,7 +230,12 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     return unique
 
 
-def _require_classes(manifest: Manifest, classes: tuple[str, ...]) -> None:
+def require_classes(manifest: Manifest, classes: tuple[str, ...]) -> None:
+    """Refuse data of other classes, or of another order of them, than the model's.
+
+    Raises:
+        UserError: it is so.
+    """
     if manifest.classes != classes:
         missing, extra = set(classes) - set(manifest.classes), set(manifest.classes) - set(classes)
         names = [", ".join(sorted(some)) or "none" for some in (missing, extra)]
