@@ -237,7 +237,11 @@ def test_a_kill_while_writing_leaves_the_former_bundle(copy: Path) -> None:
     manyhot.load(copy)
     calibrate(copy)
     assert config(copy)["calibration"]["method"] == "temperature"
-    assert sorted(path.name for path in (copy / "model").iterdir()) == ["MODEL_CARD.md", "config.json", "weights.safetensors"]
+    assert sorted(path.name for path in (copy / "model").iterdir()) == [
+        "MODEL_CARD.md",
+        "config.json",
+        "weights.safetensors",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,11 @@ def test_a_converted_run_scores_as_its_source(trained, mode, tmp_path):
 
 def test_a_bundle_becomes_a_bundle_and_is_converted_once(trained, tmp_path):
     conversion = convert(trained / "model", "alpha", tmp_path / "bundle")
-    assert sorted(path.name for path in (tmp_path / "bundle").iterdir()) == ["MODEL_CARD.md", "config.json", "weights.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "bundle").iterdir()) == [
+        "MODEL_CARD.md",
+        "config.json",
+        "weights.safetensors",
+    ]
     assert "float64" in summarize(conversion)
     with pytest.raises(UserError, match=r"weight-standardised already \(by alpha\)"):
         convert(tmp_path / "bundle", "gain", tmp_path / "again")
