@@ -125,6 +125,9 @@ def test_the_forward_pass_is_that_of_a_slow_one(scored: bool) -> None:
     np.testing.assert_allclose(head(packed).sigmoid().detach(), images, atol=1e-12)
     mean = np.concatenate([np.mean(own, axis=0)[:, :C] for own in refined if len(own[0])])
     np.testing.assert_allclose(found.boxes.detach(), mean, atol=1e-12)
+    head.joined = True
+    both = np.sqrt(mean * np.concatenate(products))
+    np.testing.assert_allclose(head.scores(packed).boxes.detach(), both, atol=1e-12)
     assert (found.images[2] == LEAST_SCORE).all()  # a picture without a box
 
 
