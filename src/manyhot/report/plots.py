@@ -148,17 +148,18 @@ def precision_recall_mean(curve: Curve, n_classes: int) -> Plot:
 
 @plot_style()
 def precision_recall_class(name: str, number: int, curve: Curve | None, mean: Curve | None, ap: float | None) -> Plot:
-    """Precision by recall of one class over the mean; `curve` is None for a class without positives."""
+    """Precision by recall of one class over the mean; `curve` is None for a class without positives, or none found."""
+    absent = "no positive image" if ap is None else "none found"
     figure, axes = _small(name, None if ap is None else f"AP {ap:.3f}")
     if mean is not None:
         axes.plot(*mean, color=SOFT, linewidth=1, alpha=0.7)
     if curve is None:
-        _say(axes, "no positive image")
+        _say(axes, absent)
     else:
         recall, precision = curve
         axes.step(np.r_[0, recall], np.r_[precision[0], precision], where="pre", color=FIRST, linewidth=1.6)
     _unit_square(axes, ticks=(0, 0.5, 1))
-    told = "no positive image" if curve is None else "AP undefined" if ap is None else f"AP {ap:.3f}"
+    told = absent if curve is None else "AP undefined" if ap is None else f"AP {ap:.3f}"
     return render(figure, name=f"precision_recall_{number:03d}", alt=f"Precision by recall of {name}: {told}.")
 
 
