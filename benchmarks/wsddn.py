@@ -36,8 +36,9 @@ from manyhot.data.loading import Batch
 from manyhot.data.manifest import Manifest, Row
 from manyhot.data.preprocessing import Preprocessing
 from manyhot.data.proposals import Proposals, tidy
+from manyhot.inference.kept_maps import MapExtraction, MapLoader
 from manyhot.inference.kept_regions import RegionExtraction, RegionLoader
-from manyhot.inference.regions import MapExtraction, MapLoader, Regions, RoiPictures
+from manyhot.inference.regions import Regions, RoiPictures
 from manyhot.models.detectors import WSDDN, create_detector, detectors
 from manyhot.models.wsddn import Wsddn
 from manyhot.processor import prepare_processor

@@ -22,8 +22,9 @@ from manyhot.data.manifest import Box, Manifest, Row
 from manyhot.data.preprocessing import Preprocessing
 from manyhot.data.proposals import Proposals
 from manyhot.errors import UserError
+from manyhot.inference.kept_maps import MapExtraction
 from manyhot.inference.kept_regions import RegionExtraction
-from manyhot.inference.regions import MapExtraction, Regions, View, place_boxes, see, view_size
+from manyhot.inference.regions import Regions, View, place_boxes, see, view_size
 from manyhot.localization.overlays import view_name
 from manyhot.models.bundle import load_bundle, load_detector
 from manyhot.models.detectors import WSDDN, create_detector, detectors

@@ -17,7 +17,8 @@ from torch import Tensor
 from manyhot.data.decoding import Batches
 from manyhot.data.loading import Batch
 from manyhot.inference.feature_store import Features, weights_digest
-from manyhot.inference.regions import MapExtraction, Regions, RoiGroup, View
+from manyhot.inference.kept_maps import MapExtraction
+from manyhot.inference.regions import Regions, RoiGroup, View
 from manyhot.models.region_pooling import Evidence
 from manyhot.models.wsddn import Packed
 

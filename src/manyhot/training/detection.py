@@ -21,8 +21,9 @@ from manyhot.data.proposals import Proposals
 from manyhot.data.selective_search import search_manifest
 from manyhot.errors import UserError
 from manyhot.inference.detect import BoxScores, score_boxes
+from manyhot.inference.kept_maps import MapExtraction, MapLoader
 from manyhot.inference.kept_regions import RegionExtraction, RegionLoader
-from manyhot.inference.regions import MapExtraction, MapLoader, Regions, RoiPictures
+from manyhot.inference.regions import Regions, RoiPictures
 from manyhot.models.detectors import WSDDN, create_detector, describe_detector, detectors
 from manyhot.models.region_pooling import Components, Moments
 from manyhot.models.wsddn import Wsddn, WsddnHead
