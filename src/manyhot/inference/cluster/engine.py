@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 import threading
+import uuid
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -176,7 +177,7 @@ def _run(
     ray: Any, plan: Plan, parts: list[int], model: Model, workers: Workers, column: str | None
 ) -> Iterator[tuple[int, Scored]]:
     reference = ray.put(model)
-    work = Work(reference, workers.threads, bool(workers.gpus), column)
+    work = Work(reference, workers.threads, bool(workers.gpus), column, uuid.uuid4().hex)
     units = []
     for number in parts:
         pictures = plan.part(number)
