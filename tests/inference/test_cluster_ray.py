@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ import tempfile
 import threading
 import time
 import uuid
+import warnings
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -68,6 +70,9 @@ def cluster() -> Iterator[None]:
     """One cluster for all tests here: each start costs seconds."""
     with ray_session(None, cpus=2, gpus=0, store_bytes=16 << 20):
         yield
+    with warnings.catch_warnings():  # what Ray leaves must not be found by the tests of another module
+        warnings.simplefilter("ignore")
+        gc.collect()
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +197,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> list[Workers]:
     """Parts are scored in this process, without the seconds that workers take to start; gives who was asked for."""
     asked = []
 
-    def scored(plan, parts, model, workers, column, ready):
+    def scored(plan, parts, model, workers, column):
         asked.append(workers)
         predictor = model.load(workers=0)
         for number in parts:

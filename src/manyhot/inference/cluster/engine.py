@@ -7,7 +7,8 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+import uuid
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,10 +137,7 @@ def predict_on_ray(
             log.info("%d of %d parts are finished.", len(damaged), plan.parts)
         if waiting:
             (out / MERGED).unlink(missing_ok=True)
-            with (
-                _ended_by_signals() as ready,
-                closing(_scored(plan, waiting, content, workers, column, ready)) as parts,
-            ):
+            with _ended_by_signals(), closing(_scored(plan, waiting, content, workers, column)) as parts:
                 for number, scored in parts:
                     plan.write(number, scored)
                     damaged[number] = scored.damaged
@@ -157,16 +155,15 @@ def predict_on_ray(
 
 
 def _scored(
-    plan: Plan, parts: list[int], model: Model, workers: Workers, column: str | None, ready: Callable[[], None]
+    plan: Plan, parts: list[int], model: Model, workers: Workers, column: str | None
 ) -> Generator[tuple[int, Scored], None, None]:
-    """The parts as they are finished, in any order, each once; `ready` is called when Ray is there."""
+    """The parts as they are finished, in any order, each once."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = workers.count or max(1, cores // workers.threads)
     gpus = _gpus_here(workers)
     size = sum(len(content) for content in model.files.values()) + plan.pictures.estimated_size()
     cpus, store = count * workers.threads, 2 * int(size)
     with ray_session(workers.address, cpus=cpus, gpus=gpus * count, store_bytes=store) as ray:
-        ready()  # Ray has put handlers of its own in place
         count, gpus = _shares(ray, workers, count)
         total = sum(len(plan.part(number)) for number in parts)
         with progress(total, f"scoring pictures, {count} worker{'s' * (count > 1)}") as bar:
@@ -180,7 +177,7 @@ def _run(
     ray: Any, plan: Plan, parts: list[int], model: Model, workers: Workers, column: str | None
 ) -> Iterator[tuple[int, Scored]]:
     reference = ray.put(model)
-    work = Work(reference, workers.threads, bool(workers.gpus), column)
+    work = Work(reference, workers.threads, bool(workers.gpus), column, uuid.uuid4().hex)
     units = []
     for number in parts:
         pictures = plan.part(number)
@@ -210,7 +207,7 @@ def _explained(ray: Any, rows: Iterable[Any], done: set[int], plan: Plan, parts:
     """The rows; what goes wrong among the workers becomes a UserError."""
     try:
         yield from rows
-    except ray.exceptions.RayTaskError:  # a bug; Ray's message holds the worker's traceback
+    except ray.exceptions.RayTaskError:  # a fault of the program; Ray's message holds the worker's traceback
         raise
     except ray.exceptions.RayError as error:
         left = [number for number in parts if number not in done]
@@ -246,10 +243,10 @@ def _shares(ray: Any, workers: Workers, count: int) -> tuple[int, float]:
 
 
 @contextmanager
-def _ended_by_signals() -> Iterator[Callable[[], None]]:
-    """While open, SIGINT and SIGTERM end the work at once, as Stopped. Gives what puts the handlers in place anew."""
+def _ended_by_signals() -> Iterator[None]:
+    """While open, SIGINT and SIGTERM end the work at once, as Stopped."""
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
+        yield
         return
     seen: list[int] = []
 
@@ -257,14 +254,9 @@ def _ended_by_signals() -> Iterator[Callable[[], None]]:
         seen.append(signum)
         raise KeyboardInterrupt
 
-    def install() -> None:
-        for signum in former:
-            signal.signal(signum, stop)
-
-    former = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    former = {signum: signal.signal(signum, stop) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
-        install()
-        yield install
+        yield
     except KeyboardInterrupt:
         if seen:
             raise Stopped(seen[0]) from None

@@ -6,7 +6,9 @@ import importlib.util
 import logging
 import os
 import shutil
+import signal
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,7 +75,7 @@ def ray_session(address: str | None, *, cpus: int, gpus: float, store_bytes: int
         common = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": False}
         files = None if address else tempfile.mkdtemp(prefix="manyhot-ray-", dir=_short_folder())
         try:
-            with warnings.catch_warnings(), _standard_error_closed():
+            with warnings.catch_warnings(), _standard_error_closed(), _handlers_kept():
                 warnings.simplefilter("ignore")
                 if address:
                     _connect(ray, address, common)
@@ -101,6 +103,15 @@ def _connect(ray: Any, address: str, options: dict[str, Any]) -> None:
     except (ConnectionError, OSError, ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"no Ray cluster answers at {address} ({reason}).") from None
+
+
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Ray puts a handler of SIGTERM in place, and leaves it there."""
+    former = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, former)
 
 
 @contextmanager

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pickle
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,12 +77,14 @@ class Work:
         threads: of the network, and as many that decode beside it; one thread does both in turn.
         gpu: whether the worker has one.
         column: of tables, as `list_pictures` was given it.
+        run: name of the run, unique in the cluster.
     """
 
     model: Any
     threads: int
     gpu: bool
     column: str | None
+    run: str
 
 
 ATTEMPTS = 4
@@ -100,7 +103,7 @@ class Scorer:
         self._predictor = model.load(
             device="cuda" if work.gpu else "cpu", batch_size=BATCH, threads=work.threads, workers=decoders
         )
-        self._column = work.column
+        self._work = work
 
     def __call__(self, units: dict[str, Any]) -> dict[str, Any]:
         """Score the pictures of one part.
@@ -114,16 +117,11 @@ class Scorer:
         (number,), (pictures,) = units["part"], units["pictures"]
         addresses, rows = pickle.loads(pictures)  # noqa: S301 - our own, from the process that started this one
         try:
-            scored: Scored | str = self._score(addresses, rows)
+            with attempt(self._work.run, int(number), addresses[0]):
+                scored: Scored | str = score_part(self._predictor, addresses, rows, self._work.column)
         except UserError as error:  # Ray would bring it wrapped in errors of its own
             scored = str(error)
         return {"part": np.array([number]), "scored": np.array([pickle.dumps(scored)], dtype=object)}
-
-    def _score(self, addresses: list[str], rows: list[int]) -> Scored:
-        if _attempts_before() >= ATTEMPTS:
-            what = f"workers died {ATTEMPTS} times while they scored it, or what follows."
-            raise UserError(what, file=addresses[0], remedy="Give them more memory, or look for the picture to blame.")
-        return score_part(self._predictor, addresses, rows, self._column)
 
 
 def score_part(predictor: Predictor, addresses: list[str], rows: list[int], column: str | None = None) -> Scored:
@@ -136,13 +134,25 @@ def score_part(predictor: Predictor, addresses: list[str], rows: list[int], colu
     return Scored(predictions, logits.damaged)
 
 
-def _attempts_before() -> int:
-    """How many workers have died on the part that this one is given; Ray repeats without end, and counts.
+@contextmanager
+def attempt(run: str, part: int, first: str) -> Iterator[None]:
+    """Count a start of a part, where the count outlives the worker: Ray gives a part out again without end.
 
-    Where a version of Ray does not tell, none.
+    Arguments:
+        run: name of the run, unique in the cluster.
+        part: its number.
+        first: its first picture, for the message.
+
+    Raises:
+        UserError: it was started ATTEMPTS times, and no worker came to its end.
     """
-    import ray
+    from ray.experimental import internal_kv
 
-    worker = getattr(ray._private.worker.global_worker, "core_worker", None)
-    count = getattr(worker, "get_current_task_attempt_number", None)
-    return int(count()) if count is not None else 0
+    key = f"manyhot {run} {part}"
+    before = int(internal_kv._internal_kv_get(key) or 0)
+    if before >= ATTEMPTS:
+        what = f"{ATTEMPTS} workers died while they scored the part that begins with this picture."
+        raise UserError(what, file=first, remedy="Give them more memory, or look for the picture that is to blame.")
+    internal_kv._internal_kv_put(key, str(before + 1), overwrite=True)
+    yield
+    internal_kv._internal_kv_del(key)
