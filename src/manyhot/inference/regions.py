@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,8 +21,6 @@ from manyhot.data.proposals import Corners, Proposals
 from manyhot.errors import UserError
 from manyhot.models.detectors import WSDDN
 from manyhot.models.wsddn import Packed
-
-log = logging.getLogger("manyhot")
 
 ROI = 7
 """Stream of randomness beside those of manyhot.data.loading."""
