@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,15 @@ optimizer: {name: adamw, lr: 0.003, backbone_lr: 0.002, weight_decay: 0.01}
 schedule: {name: cosine, warmup_epochs: 0.5}
 training: {epochs: 4, batch_size: 4, freeze_epochs: 1, ema: 0.8, grad_clip: 5.0, checkpoint_steps: 3}
 """
+
+
+@pytest.fixture(autouse=True)
+def log_as_it_was() -> Iterator[None]:
+    """The command line, called within this process, takes the log for itself."""
+    log, bars = logging.getLogger("manyhot"), logging.getLogger("manyhot.progress")
+    former = log.handlers, log.propagate, log.level, bars.disabled
+    yield
+    log.handlers, log.propagate, log.level, bars.disabled = former
 
 
 @pytest.fixture(autouse=True, scope="session")
