@@ -166,8 +166,10 @@ def _scored(
     with ray_session(workers.address, cpus=cpus, gpus=gpus * count, store_bytes=store) as ray:
         count, gpus = _shares(ray, workers, count)
         total = sum(len(plan.part(number)) for number in parts)
-        with progress(total, f"scoring pictures, {count} worker{'s' * (count > 1)}") as bar:
-            results = _run(ray, plan, parts, model, Workers(count, workers.threads, gpus), column)
+        work = _run(ray, plan, parts, model, Workers(count, workers.threads, gpus), column)
+        what = f"scoring pictures, {count} worker{'s' * (count > 1)}"
+        # Closed before Ray is: what Ray Data does at its end needs the cluster.
+        with progress(total, what) as bar, closing(work) as results:
             for number, scored in results:
                 yield number, scored
                 bar.advance(len(plan.part(number)))
@@ -175,7 +177,7 @@ def _scored(
 
 def _run(
     ray: Any, plan: Plan, parts: list[int], model: Model, workers: Workers, column: str | None
-) -> Iterator[tuple[int, Scored]]:
+) -> Generator[tuple[int, Scored], None, None]:
     reference = ray.put(model)
     work = Work(reference, workers.threads, bool(workers.gpus), column, uuid.uuid4().hex)
     units = []
@@ -192,18 +194,21 @@ def _run(
         num_gpus=workers.gpus,
     )
     done: set[int] = set()
-    for row in _explained(ray, dataset.iter_rows(), done, plan, parts):
-        number = int(row["part"])
-        assert number not in done, "a part came back twice"
-        done.add(number)
-        scored: Scored | str = pickle.loads(row["scored"])  # noqa: S301 - from our own workers
-        if isinstance(scored, str):
-            raise UserError(scored)
-        yield number, scored
+    with closing(_explained(ray, dataset.iter_rows(), done, plan, parts)) as rows:
+        for row in rows:
+            number = int(row["part"])
+            assert number not in done, "a part came back twice"
+            done.add(number)
+            scored: Scored | str = pickle.loads(row["scored"])  # noqa: S301 - from our own workers
+            if isinstance(scored, str):
+                raise UserError(scored)
+            yield number, scored
     assert done == set(parts), "a part did not come back"
 
 
-def _explained(ray: Any, rows: Iterable[Any], done: set[int], plan: Plan, parts: list[int]) -> Iterator[Any]:
+def _explained(
+    ray: Any, rows: Iterable[Any], done: set[int], plan: Plan, parts: list[int]
+) -> Generator[Any, None, None]:
     """The rows; what goes wrong among the workers becomes a UserError."""
     try:
         yield from rows

@@ -24,6 +24,8 @@ _LONGEST_FOLDER = 20
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    # A thread of Ray Data that outlives the cluster would start another one.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
     # Ray takes 15 off its workers' priority, so that next to any other program they come to a halt.
     "RAY_worker_niceness": "0",
     # The driver's part in C++ writes warnings about Ray Data's own doings to the terminal.
