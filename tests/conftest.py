@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -39,12 +38,12 @@ training: {epochs: 4, batch_size: 4, freeze_epochs: 1, ema: 0.8, grad_clip: 5.0,
 
 
 @pytest.fixture(autouse=True)
-def log_as_it_was() -> Iterator[None]:
-    """The command line, called within this process, takes the log for itself."""
-    log, bars = logging.getLogger("manyhot"), logging.getLogger("manyhot.progress")
-    former = log.handlers, log.propagate, log.level, bars.disabled
-    yield
-    log.handlers, log.propagate, log.level, bars.disabled = former
+def untouched_log() -> None:
+    """The command line takes the log for itself, and other tests and fixtures call it within this process."""
+    log = logging.getLogger("manyhot")
+    log.handlers, log.propagate = [], True
+    log.setLevel(logging.NOTSET)
+    logging.getLogger("manyhot.progress").disabled = False
 
 
 @pytest.fixture(autouse=True, scope="session")

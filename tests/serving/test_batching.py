@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from manyhot.serving.batching import Batcher, Full
 
 
-def alone(work: Coroutine[Any, Any, Any]) -> Any:
+def in_a_thread(work: Coroutine[Any, Any, Any]) -> Any:
     """Run it in a thread of its own: the browser's tests leave an event loop at work in the first one."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, work).result()
@@ -66,7 +66,7 @@ def test_everybody_gets_the_answers_to_what_they_asked(calls, most):
     async def ask():
         return await asyncio.gather(*(one.submit(call) for call in calls))
 
-    for call, answers in zip(calls, alone(ask()), strict=True):
+    for call, answers in zip(calls, in_a_thread(ask()), strict=True):
         assert [str(answer) if number < 0 else answer for number, answer in zip(call, answers, strict=True)] == [
             f"{number} is negative" if number < 0 else 2 * number for number in call
         ]
@@ -91,7 +91,7 @@ def test_what_comes_while_the_model_is_busy_goes_together_in_its_order():
         model.gate.set()
         return await asyncio.gather(first, *others)
 
-    assert alone(ask()) == [[2 * number] for number in range(8)]
+    assert in_a_thread(ask()) == [[2 * number] for number in range(8)]
     assert model.batches == [[0], [1, 2, 3, 4], [5, 6, 7]]
     one.close()
 
@@ -112,7 +112,7 @@ def test_one_that_comes_alone_does_not_wait_and_one_among_others_does():
         slow.set()
         return await both
 
-    assert alone(ask()) == [18, 4]
+    assert in_a_thread(ask()) == [18, 4]
     assert model.batches == [[1], [2, 9]]
     one.close()
 
@@ -123,13 +123,14 @@ def test_waiting_has_a_bound():
 
     async def ask():
         last = asyncio.ensure_future(one.submit([9]))
+        await asyncio.sleep(0)  # it is known of before the other comes
         start = time.monotonic()
         assert await one.submit([1]) == [2]
         assert time.monotonic() - start > 0.04
         never.set()
         return await last
 
-    assert alone(ask()) == [18]
+    assert in_a_thread(ask()) == [18]
     one.close()
 
 
@@ -153,7 +154,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_again():
         assert await also == [6]
         return await one.submit([4, 5, 6])
 
-    assert alone(ask()) == [8, 10, 12]
+    assert in_a_thread(ask()) == [8, 10, 12]
     one.close()
 
 
@@ -175,7 +176,7 @@ def test_pictures_of_those_who_left_are_dropped():
         with pytest.raises(asyncio.CancelledError):
             await leaves
 
-    alone(ask())
+    in_a_thread(ask())
     assert model.batches == [[1], [4]]
     assert sum(dropped) == 2
     one.close()
@@ -188,7 +189,7 @@ def test_a_fault_of_the_model_is_told_to_those_in_the_batch_alone(caplog):
     async def ask():
         return await asyncio.gather(one.submit([13]), one.submit([1]), one.alone(5, lambda number: -number))
 
-    (bad,), good, alone = alone(ask())
+    (bad,), good, alone = in_a_thread(ask())
     assert isinstance(bad, OSError)
     assert (good, alone) == ([2], -5)
     one.close()
@@ -212,6 +213,6 @@ def test_what_goes_alone_goes_alone():
             await one.alone(-1, lambda n: n)
         return await asyncio.gather(first, *rest)
 
-    assert alone(ask()) == [[0], [2], [4], 8, [6]]
+    assert in_a_thread(ask()) == [[0], [2], [4], 8, [6]]
     assert model.batches == [[0], [1, 2], [3]]
     one.close()

@@ -111,5 +111,5 @@ def _nncf() -> ModuleType:
             del os.environ[_NO_TELEMETRY]
         else:
             os.environ[_NO_TELEMETRY] = former
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # its own function changes the handlers of others too
     return nncf
