@@ -86,11 +86,13 @@ def usual(manifest: Manifest, workers: int) -> Callable[[int], float]:
     return run
 
 
-def warm_up(run: Callable[[int], float], seconds: float) -> None:
-    """Passes that do not count; the processes of the usual way start in them, and those of a store's loader."""
-    start = time.perf_counter()
+def passes(run: Callable[[int], float], seconds: float, first: int) -> float:
+    """Images/s over passes, one after the other, for so long: one alone is over in a seventh of a second."""
+    start, rates, epoch = time.perf_counter(), [], first
     while time.perf_counter() - start < seconds:
-        run(0)
+        rates.append(run(epoch))
+        epoch += 1
+    return statistics.harmonic_mean(rates)
 
 
 def share_waited(manifest: Manifest, workers: int, steps: int) -> float:
@@ -126,6 +128,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="a source of pictures, such as VOCdevkit/VOC2012")
     parser.add_argument("--pictures", type=int, default=640, help="how many of them")
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=3, help="of each way in a turn")
     parser.add_argument("--warm-up", type=float, default=10, help="seconds of each way before any is timed")
     parser.add_argument("--steps", type=int, default=6, help="batches that ResNet-18 is trained on; 0: none")
     options = parser.parse_args()
@@ -136,12 +139,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         stored = prepare(files, Path(folder) / "store", Preparation(Resizing(256))).manifest
         ways = {"usual": usual(files, workers), "files": ours(files, workers), "store": ours(stored, workers)}
-        for run in ways.values():
-            warm_up(run, options.warm_up)
+        for run in ways.values():  # the processes of the usual way start here, and those of a store's loader
+            passes(run, options.warm_up, 0)
         rates: dict[str, list[float]] = {name: [] for name in ways}
         for turn in range(1, options.turns + 1):
             for name, run in ways.items():
-                rates[name].append(run(turn))
+                rates[name].append(passes(run, options.seconds, 1000 * turn))
         waited = share_waited(stored, workers, options.steps) if options.steps else None
     median = {name: statistics.median(some) for name, some in rates.items()}
     print(f"{len(files)} pictures, random crop to {SIZE} and flip, {workers} workers, {os.cpu_count()} cores")
