@@ -1,8 +1,9 @@
-"""The one error that people are meant to see."""
+"""The one error that people are meant to see, and the end that they ask for."""
 
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,6 +23,18 @@ class UserError(Exception):
     ) -> None:
         where = "" if file is None else f"{file}: " if line is None else f"{file}, line {line}: "
         super().__init__(where + what + (f" {remedy}" if remedy else ""))
+
+
+class Interrupted(Exception):  # noqa: N818 - it is no error
+    """The user or the system asked to stop, and everything is saved.
+
+    Arguments:
+        signum: the signal; shells expect exit code 128 + signum.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from manyhot.errors import UserError
+from manyhot.errors import Interrupted, UserError
 from manyhot.lifeline import connect
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def joined() -> Iterator[None]:
             raise SystemExit(2) from None
         raise
     except Exception as error:
-        signum = getattr(error, "signum", None)  # training's Interrupted, which lies in a higher layer
+        signum = error.signum if isinstance(error, Interrupted) else None
         # What failed here is often but the echo of another process's end; and it is process 0 that saves.
         if signum is None or found.rank:
             line.await_others(_ECHO_SECONDS if signum is None else _SAVING_SECONDS)

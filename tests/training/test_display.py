@@ -17,13 +17,12 @@ import manyhot
 from manyhot.atomic import sha256_file
 from manyhot.data.loading import Pictures, TrainingBatches
 from manyhot.data.transforms import augmentations
-from manyhot.errors import UserError
+from manyhot.errors import Interrupted, UserError
 from manyhot.localization.overlays import view_name
 from manyhot.recipe import load_recipe
 from manyhot.runs import Run
 from manyhot.training.checkpoints import load_checkpoint
 from manyhot.training.display import QUALITY, side_by_side
-from manyhot.training.interruption import Interrupted
 from manyhot.training.tracking import Tracker
 from manyhot.training.train import train
 

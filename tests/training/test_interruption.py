@@ -10,7 +10,8 @@ import threading
 
 import pytest
 
-from manyhot.training.interruption import Interrupted, SignalWatch
+from manyhot.errors import Interrupted
+from manyhot.training.interruption import SignalWatch
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 BOTH = [signal.SIGINT, signal.SIGTERM]

@@ -14,10 +14,9 @@ from hypothesis.extra import numpy as hnp
 
 import manyhot
 from manyhot.atomic import sha256_file
-from manyhot.errors import UserError
+from manyhot.errors import Interrupted, UserError
 from manyhot.recipe import load_recipe
 from manyhot.runs import Run
-from manyhot.training.interruption import Interrupted
 from manyhot.training.mixing import mix_labels, mixes
 from manyhot.training.tracking import Tracker
 from manyhot.training.train import train

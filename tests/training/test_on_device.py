@@ -12,10 +12,9 @@ from manyhot.atomic import sha256_file
 from manyhot.data.preparation import Preparation
 from manyhot.data.preparing import prepare
 from manyhot.data.resizing import Resizing
-from manyhot.errors import UserError
+from manyhot.errors import Interrupted, UserError
 from manyhot.recipe import load_recipe
 from manyhot.runs import Run
-from manyhot.training.interruption import Interrupted
 from manyhot.training.tracking import Tracker
 from manyhot.training.train import train
 

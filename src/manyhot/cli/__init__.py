@@ -11,7 +11,7 @@ import typer
 # Each of them adds its verbs; `manyhot --help` lists these in this order.
 from manyhot.cli import training, measuring, applying, serving, data  # isort: skip  # noqa: F401
 from manyhot.cli.apps import app
-from manyhot.errors import UserError
+from manyhot.errors import Interrupted, UserError
 from manyhot.processes import CONTINUE, joined, place
 from manyhot.processor import prepare_processor
 
@@ -62,9 +62,6 @@ def main() -> None:
     except UserError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
-    except Exception as error:
-        signum = getattr(error, "signum", None)  # training's Interrupted, known by its mark: importing it costs torch
-        if signum is None:
-            raise
+    except Interrupted as error:
         typer.echo(f"stopped; everything is saved. {CONTINUE}", err=True)
-        sys.exit(128 + signum)
+        sys.exit(128 + error.signum)

@@ -8,18 +8,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from manyhot import processes
-
-
-class Interrupted(Exception):  # noqa: N818 - it is no error
-    """The user or the system asked to stop, and everything is saved.
-
-    Arguments:
-        signum: the signal; shells expect exit code 128 + signum.
-    """
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signal.Signals(signum).name)
-        self.signum = signum
+from manyhot.errors import Interrupted
 
 
 class SignalWatch:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from manyhot import processes
 from manyhot.data.loading import Batch
-from manyhot.errors import UserError
+from manyhot.errors import Interrupted, UserError
 from manyhot.inference.features import FeatureLoader
 from manyhot.inference.logits import Logits, activate, compute_logits
 from manyhot.metrics.ranking import average_precision, mean_ap
@@ -25,7 +25,7 @@ from manyhot.progress import progress
 from manyhot.runs import Run
 from manyhot.training.display import Display
 from manyhot.training.gradients import Outcome, compute_gradients
-from manyhot.training.interruption import Interrupted, SignalWatch
+from manyhot.training.interruption import SignalWatch
 from manyhot.training.keeping import Keeper
 from manyhot.training.setup import Session
 from manyhot.training.solvers import Solver

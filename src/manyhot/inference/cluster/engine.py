@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import polars as pl
 
 from manyhot.data.manifest import Manifest
-from manyhot.errors import UserError
+from manyhot.errors import Interrupted, UserError
 from manyhot.inference.cluster.listing import list_manifest
 from manyhot.inference.cluster.merging import DAMAGED, MERGED, merge, write_damaged
 from manyhot.inference.cluster.plan import Plan, Scored, locked, open_plan
@@ -30,18 +30,6 @@ from manyhot.progress import progress, track
 log = logging.getLogger("manyhot")
 
 AGAIN = "Finished parts are kept: give the same command again to go on."
-
-
-class Stopped(Exception):  # noqa: N818 - it is no error
-    """The user or the system asked to stop; what is finished is kept.
-
-    Arguments:
-        signum: the signal; shells expect exit code 128 + signum.
-    """
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signal.Signals(signum).name)
-        self.signum = signum
 
 
 @dataclass(frozen=True)
@@ -113,7 +101,7 @@ def predict_on_ray(
     Raises:
         UserError: Ray is not installed or the cluster not there; `out` holds something else; damaged pictures, unless
             `on_error` is "skip"; workers that die again and again.
-        Stopped: SIGINT or SIGTERM came.
+        Interrupted: SIGINT or SIGTERM came.
     """
     import_ray()
     content = Model.read(model, **options)
@@ -249,7 +237,7 @@ def _shares(ray: Any, workers: Workers, count: int) -> tuple[int, float]:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """While open, SIGINT and SIGTERM end the work at once, as Stopped."""
+    """While open, SIGINT and SIGTERM end the work at once, as Interrupted."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -264,7 +252,7 @@ def _ended_by_signals() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if seen:
-            raise Stopped(seen[0]) from None
+            raise Interrupted(seen[0]) from None
         raise
     finally:
         for signum, handler in former.items():
