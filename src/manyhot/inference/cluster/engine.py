@@ -25,6 +25,7 @@ from manyhot.inference.cluster.plan import Plan, Scored, locked, open_plan
 from manyhot.inference.cluster.ray_session import import_ray, ray_session
 from manyhot.inference.cluster.worker import Model, Scorer, Work
 from manyhot.inference.predict import require_classes
+from manyhot.processor import ONE_ARENA
 from manyhot.progress import progress, track
 
 log = logging.getLogger("manyhot")
@@ -180,6 +181,7 @@ def _run(
         compute=ray.data.ActorPoolStrategy(size=min(workers.count or 1, len(parts)), max_tasks_in_flight_per_actor=2),
         num_cpus=workers.threads,
         num_gpus=workers.gpus,
+        runtime_env={"env_vars": ONE_ARENA},
     )
     done: set[int] = set()
     with closing(_explained(ray, dataset.iter_rows(), done, plan, parts)) as rows:
