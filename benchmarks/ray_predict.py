@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 import torch
 
 from manyhot.data.images import IMAGE_SUFFIXES
-from manyhot.inference.cluster import Workers, list_pictures, predict_on_ray
+from manyhot.inference.cluster import Workers, predict_on_ray
+from manyhot.inference.pictures import list_pictures
 from manyhot.inference.predict import load
 from manyhot.predictions import Predictions
 

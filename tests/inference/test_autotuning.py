@@ -11,6 +11,7 @@ from manyhot.inference import autotuning, remembered
 from manyhot.inference.autotuning import autotune, summarize
 from manyhot.inference.exported import ExportedModel, metadata
 from manyhot.inference.graph import write_onnx
+from manyhot.inference.pictures import list_pictures
 from manyhot.inference.predict import Predictor
 from manyhot.inference.remembered import Choice, candidates, default_choice, remember
 
@@ -27,7 +28,7 @@ def own(tmp_path, monkeypatch):
 def test_the_fastest_is_remembered_and_used(make_bundle, photographs):
     bundle = make_bundle()
     assert Predictor(bundle).backend == "torch"
-    tuned = autotune(bundle, photographs)
+    tuned = autotune(bundle, list_pictures([str(one) for one in photographs]))
     assert sorted(one.choice.backend for one in tuned.measured) == ["onnxruntime", "openvino", "torch"]
     rates = [one.rate for one in tuned.measured]
     assert rates == sorted(rates, reverse=True)

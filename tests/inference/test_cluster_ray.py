@@ -29,10 +29,11 @@ from typer.testing import CliRunner
 import manyhot
 from manyhot.cli import app
 from manyhot.errors import UserError
-from manyhot.inference.cluster import Workers, engine, list_pictures, predict_on_ray
+from manyhot.inference.cluster import Workers, engine, predict_on_ray
 from manyhot.inference.cluster import ray_session as session
 from manyhot.inference.cluster.ray_session import ray_session
 from manyhot.inference.cluster.worker import score_part
+from manyhot.inference.pictures import list_pictures
 from manyhot.predictions import Predictions
 
 # Ray leaves sockets, files and child processes to the garbage collector.

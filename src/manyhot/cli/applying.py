@@ -26,7 +26,7 @@ def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder, a bundle, or an exported file.")],
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="PATHS", help="Images, or folders of images; with ray also lists and tables."),
+        typer.Argument(metavar="PATHS", help="Images, folders of them, .txt lists, .parquet tables, addresses."),
     ],
     out: Annotated[Path, typer.Option(help="Table to write: .parquet, .csv or .json; with ray a folder.")],
     on_error: Annotated[OnError, typer.Option(help="Pictures that cannot be read: stop, or leave out.")] = OnError.stop,
@@ -50,9 +50,9 @@ def predict(
     gpus_per_worker: Annotated[float | None, typer.Option(help="Ray: GPUs of a worker, may be a fraction.")] = None,
     address: Annotated[str | None, typer.Option(help="Ray: a cluster; else this machine.")] = None,
     part_size: Annotated[int | None, typer.Option(help="Ray: pictures a part, a multiple of 32.")] = None,
-    column: Annotated[str | None, typer.Option(help="Ray: column of pictures or paths in .parquet.")] = None,
-    id_column: Annotated[str | None, typer.Option(help="Ray: column of ids in .parquet.")] = None,
-    kind: Annotated[str | None, typer.Option("--source", help="Ray: read PATHS as this kind of data.")] = None,
+    column: Annotated[str | None, typer.Option(help="Column of pictures or paths in .parquet.")] = None,
+    id_column: Annotated[str | None, typer.Option(help="Column of ids in .parquet.")] = None,
+    kind: Annotated[str | None, typer.Option("--source", help="Read PATHS as this kind of data.")] = None,
 ) -> None:
     """Score pictures and write a table of predictions."""
     if engine is Engine.ray:
@@ -68,25 +68,29 @@ def predict(
         )
         typer.echo(f"{done.scored} pictures scored: {done.predictions}")
         return
-    refuse_for_one_process(
-        workers=workers, gpus_per_worker=gpus_per_worker, address=address, part_size=part_size, column=column,
-        id_column=id_column, source=kind,
-    )  # fmt: skip
+    refuse_for_one_process(workers=workers, gpus_per_worker=gpus_per_worker, address=address, part_size=part_size)
+    from manyhot.data.manifest import Manifest
+    from manyhot.inference.pictures import list_manifest
     from manyhot.inference.predict import Predictor, load_model
     from manyhot.predictions import require_suffix
 
     require_suffix(out)
     trained = load_model(model)
+    pictures = read_pictures(paths, kind, column, id_column)
     if autotune:
         from manyhot.inference import autotuning
 
         if any((backend, device, threads, batch_size)) or precision != "float32":
             raise UserError("--autotune chooses backend, threads and batch size itself.", remedy="Leave those out.")
-        typer.echo(autotuning.summarize(autotuning.autotune(trained, paths)))
+        some = list_manifest(pictures) if isinstance(pictures, Manifest) else pictures
+        typer.echo(autotuning.summarize(autotuning.autotune(trained, some, column)))
     predictor = Predictor(
         trained, backend=backend, device=device, precision=precision, threads=threads, batch_size=batch_size
     )
-    predictions = predictor.predict(paths, on_error=on_error)
+    if isinstance(pictures, Manifest):
+        predictions, _ = predictor.predict_manifest(pictures, on_error=on_error)
+    else:
+        predictions = predictor.predict_pictures(pictures, on_error=on_error, column=column)
     predictions.save(out, predicted=predicted)
     typer.echo(f"{len(predictions)} pictures scored: {out}")
 

@@ -82,8 +82,8 @@ def read_other_data(run: Path, data: str | None, kind: str | None) -> Manifest |
 
 
 def read_pictures(paths: list[str], kind: str | None, column: str | None, id_column: str | None) -> Any:
-    """What `predict_on_ray` is to score: with --source a Manifest, else the pictures that paths name."""
-    from manyhot.inference.cluster import list_pictures
+    """What is to be scored: with --source a Manifest, else the pictures that paths name."""
+    from manyhot.inference.pictures import list_pictures
 
     if kind is None:
         return list_pictures(paths, column=column, id_column=id_column)

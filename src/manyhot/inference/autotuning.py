@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import polars as pl
+
+from manyhot.data.images import DamagedImage, EncodedPicture
 from manyhot.errors import UserError
 from manyhot.inference.backends import Trained
 from manyhot.inference.backends.backend import cores
-from manyhot.inference.predict import Predictor, find_images
+from manyhot.inference.pictures import Fetched
+from manyhot.inference.predict import Predictor
 from manyhot.inference.remembered import Choice, candidates, processor_name, remember
 from manyhot.progress import progress
 
@@ -49,19 +53,19 @@ class Tuned:
     path: Path
 
 
-def autotune(model: Trained, paths: Sequence[str | Path]) -> Tuned:
+def autotune(model: Trained, pictures: pl.DataFrame, column: str | None = None) -> Tuned:
     """Score some of the pictures, from their files, in each way that gives float32 scores, and remember the fastest.
 
     Arguments:
         model: a Bundle, or an ExportedModel.
-        paths: images, and folders of images.
+        pictures: as `list_pictures` gives them; those that are not local are fetched before anything is measured.
+        column: of tables, as `list_pictures` was given it.
 
     Raises:
-        UserError: no image found, or no backend for the model is installed.
+        UserError: no picture can be fetched, or no backend for the model is installed.
     """
-    found = find_images(paths)
-    files = [found[place * len(found) // PICTURES] for place in range(PICTURES)] if len(found) > PICTURES else found
-    files = (files * -(-PICTURES // len(files)))[:PICTURES]
+    found = _fetch(pictures, column)
+    files = (found * -(-PICTURES // len(found)))[:PICTURES]
     preprocessing = model.config.preprocessing
     names = candidates(model, preprocessing)
     if not names:
@@ -93,7 +97,21 @@ def summarize(tuned: Tuned) -> str:
     return "\n".join([*lines, f"remembered for this model on {tuned.processor}: {best.backend}"])
 
 
-def _rate(model: Trained, choice: Choice, files: list[Path], best: float) -> float:
+def _fetch(pictures: pl.DataFrame, column: str | None) -> list[Path | EncodedPicture]:
+    """PICTURES of them, evenly spread, or all where they are fewer."""
+    n = len(pictures)
+    chosen = pictures[[place * n // PICTURES for place in range(PICTURES)] if n > PICTURES else list(range(n))]
+    found: list[Path | EncodedPicture] = []
+    with Fetched(chosen["address"].to_list(), chosen["row"].to_list(), column) as files:
+        for place in range(len(files)):
+            with suppress(DamagedImage):
+                found.append(files[place])
+    if not found:
+        raise UserError("none of the pictures could be read.")
+    return found
+
+
+def _rate(model: Trained, choice: Choice, files: list[Path | EncodedPicture], best: float) -> float:
     predictor = Predictor(model, backend=choice.backend, threads=choice.threads, batch_size=choice.batch_size)
     predictor.logits(files[: choice.batch_size])
     rate = 0.0

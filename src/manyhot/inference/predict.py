@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from manyhot import processes
 from manyhot.data.decoding import CropBatch, EvaluationBatches, Loader, PictureCrops
-from manyhot.data.images import IMAGE_SUFFIXES, EncodedPicture
+from manyhot.data.images import EncodedPicture
 from manyhot.data.manifest import Manifest
 from manyhot.errors import UserError
 from manyhot.inference.backends import Backend, Trained, backends
 from manyhot.inference.exported import ExportedModel, is_exported
 from manyhot.inference.logits import Logits, activate, collect_logits
 from manyhot.inference.packages import require
+from manyhot.inference.pictures import Fetched, list_pictures
 from manyhot.inference.remembered import DEFAULT_BATCH, Choice, default_choice
 from manyhot.models.crop_pooling import crop_poolings
 from manyhot.predictions import Predictions
@@ -116,17 +118,46 @@ class Predictor:
         loader = Loader(PictureCrops(files, self.preprocessing), batches, self.workers)
         return collect_logits(self.look, loader, len(files), what=what).of_all_processes()
 
-    def predict(self, paths: str | Path | Sequence[str | Path], *, on_error: str = "stop") -> Predictions:
-        """Score image files, and the images in folders (searched to the bottom, in the order of their names).
+    def predict(
+        self,
+        paths: str | Path | Sequence[str | Path],
+        *,
+        on_error: str = "stop",
+        column: str | None = None,
+        id_column: str | None = None,
+    ) -> Predictions:
+        """Score image files, the images in folders (searched to the bottom, in the order of their names), and others.
 
-        Ids are the paths; labels are all -1, unknown.
+        Labels are all -1, unknown.
+
+        Arguments:
+            paths: images, folders, lists, tables or addresses of them, as `list_pictures` takes them, which also says
+                what their ids are; of an image file its path.
+            on_error: "stop" or "skip" at damaged images.
+            column: of tables, see `list_pictures`.
+            id_column: likewise.
 
         Raises:
             UserError: a path that does not exist, no image at all, or damaged images unless `on_error` is "skip".
         """
-        files = find_images([paths] if isinstance(paths, str | Path) else paths)
-        unknown = np.full((len(files), len(self.classes)), -1, dtype=np.int8)
-        return self._score(files, [str(file) for file in files], ["predict"] * len(files), unknown, on_error, {})[0]
+        several = [paths] if isinstance(paths, str | Path) else paths
+        found = list_pictures([str(path) for path in several], column=column, id_column=id_column)
+        return self.predict_pictures(found, on_error=on_error, column=column)
+
+    def predict_pictures(
+        self, pictures: pl.DataFrame, *, on_error: str = "stop", column: str | None = None
+    ) -> Predictions:
+        """Score N pictures as `list_pictures` gives them; labels are all -1, unknown.
+
+        Raises:
+            UserError: damaged images unless `on_error` is "skip", or none that is sound.
+        """
+        ids, addresses, rows = (pictures[name].to_list() for name in ("id", "address", "row"))
+        unknown = np.full((len(ids), len(self.classes)), -1, dtype=np.int8)
+        with Fetched(addresses, rows, column) as files:
+            predictions, logits = self.score(files, ids, pictures["split"].to_list(), unknown, {})
+        _report_damaged(lambda row: _name(ids[row], addresses[row]), len(ids), logits.damaged, on_error)
+        return predictions
 
     def predict_manifest(self, manifest: Manifest, *, on_error: str = "stop") -> tuple[Predictions, Logits]:
         """Score all images of a Manifest that has this model's classes, and give the logits beside.
@@ -137,7 +168,9 @@ class Predictor:
         require_classes(manifest, self.classes)
         source = {"label_rule": manifest.label_rule}
         splits = manifest.table["split"].to_list()
-        return self._score(manifest.paths, manifest.ids, splits, manifest.labels, on_error, source)
+        predictions, logits = self.score(manifest.paths, manifest.ids, splits, manifest.labels, source)
+        _report_damaged(lambda row: str(manifest.paths[row]), len(manifest), logits.damaged, on_error)
+        return predictions, logits
 
     def score(
         self,
@@ -173,21 +206,6 @@ class Predictor:
         )
         return predictions, logits
 
-    def _score(
-        self,
-        files: Sequence[Path],
-        ids: Sequence[str],
-        splits: Sequence[str],
-        labels: NDArray[np.int8],
-        on_error: str,
-        source: dict[str, str],
-    ) -> tuple[Predictions, Logits]:
-        predictions, logits = self.score(files, ids, splits, labels, source)
-        _report_damaged(files, logits.damaged, on_error)
-        if not len(predictions):
-            raise UserError("none of the pictures could be read.")
-        return predictions, logits
-
     def _source(self) -> dict[str, str]:
         """Where scores come from; a quantised network's are another network's."""
         precision = self.bundle.precision if isinstance(self.bundle, ExportedModel) else "float32"
@@ -210,26 +228,6 @@ def load_model(path: str | Path) -> Trained:
     return load_bundle(place / "model" if (place / "model").is_dir() else place)
 
 
-def find_images(paths: Sequence[str | Path]) -> list[Path]:
-    """The files named, and the images in the folders named.
-
-    Raises:
-        UserError: a path that does not exist, or nothing found.
-    """
-    found: list[Path] = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            found.extend(sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES))
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise UserError("there is no such file or folder.", file=path)
-    unique = list(dict.fromkeys(found))
-    if not unique:
-        raise UserError(f"no image found in {', '.join(map(str, paths))}.")
-    return unique
-
-
 def require_classes(manifest: Manifest, classes: tuple[str, ...]) -> None:
     """Refuse data of other classes, or of another order of them, than the model's.
 
@@ -243,16 +241,23 @@ def require_classes(manifest: Manifest, classes: tuple[str, ...]) -> None:
         raise UserError(f"the data's classes are not the model's ({detail}).", file=manifest.root)
 
 
-def _report_damaged(files: Sequence[Path], damaged: list[tuple[int, str]], on_error: str) -> None:
+def _name(identifier: str, address: str) -> str:
+    """Of a picture, for messages; the address of most is, or ends with, their id."""
+    return identifier if address.endswith(identifier.partition("#")[0]) else f"{identifier} ({address})"
+
+
+def _report_damaged(name: Callable[[int], str], count: int, damaged: list[tuple[int, str]], on_error: str) -> None:
     if not damaged:
         return
-    listing = "\n".join(f"  {files[row]}: {reason}" for row, reason in damaged)
+    listing = "\n".join(f"  {name(row)}: {reason}" for row, reason in damaged)
     if on_error == "stop":
         raise UserError(
-            f"{len(damaged)} of {len(files)} pictures cannot be read:\n{listing}\n"
+            f"{len(damaged)} of {count} pictures cannot be read:\n{listing}\n"
             "Mend or remove them, or leave them out with --on-error skip."
         )
-    log.warning("left out %d of %d pictures that cannot be read:\n%s", len(damaged), len(files), listing)
+    log.warning("left out %d of %d pictures that cannot be read:\n%s", len(damaged), count, listing)
+    if len(damaged) == count:
+        raise UserError("none of the pictures could be read.")
 
 
 def load(path: str | Path, **options: Any) -> Predictor:

@@ -1,6 +1,5 @@
 """Scores for very many pictures, by workers on one machine or on many: Ray moves the work, files hold the results."""
 
 from manyhot.inference.cluster.engine import Outcome, Workers, predict_on_ray
-from manyhot.inference.cluster.listing import list_pictures
 
-__all__ = ["Outcome", "Workers", "list_pictures", "predict_on_ray"]
+__all__ = ["Outcome", "Workers", "predict_on_ray"]

@@ -19,11 +19,11 @@ import polars as pl
 
 from manyhot.data.manifest import Manifest
 from manyhot.errors import Interrupted, UserError
-from manyhot.inference.cluster.listing import list_manifest
 from manyhot.inference.cluster.merging import DAMAGED, MERGED, merge, write_damaged
 from manyhot.inference.cluster.plan import Plan, Scored, locked, open_plan
 from manyhot.inference.cluster.ray_session import import_ray, ray_session
 from manyhot.inference.cluster.worker import Model, Scorer, Work
+from manyhot.inference.pictures.listing import list_manifest
 from manyhot.inference.predict import require_classes
 from manyhot.processor import ONE_ARENA
 from manyhot.progress import progress, track

@@ -14,8 +14,8 @@ import numpy as np
 
 from manyhot.atomic import sha256_bytes
 from manyhot.errors import UserError
-from manyhot.inference.cluster.fetching import Fetched
 from manyhot.inference.cluster.plan import BATCH, Scored
+from manyhot.inference.pictures.fetching import Fetched
 from manyhot.models.bundle_config import CONFIG, WEIGHTS
 from manyhot.processor import prepare_processor
 

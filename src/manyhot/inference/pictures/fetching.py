@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from manyhot.data.images import DamagedImage, EncodedPicture
 from manyhot.errors import UserError
-from manyhot.inference.cluster.addresses import is_remote, open_address
-from manyhot.inference.cluster.listing import WHOLE_FILE, choose_column
+from manyhot.inference.pictures.addresses import is_remote, open_address
+from manyhot.inference.pictures.listing import WHOLE_FILE, choose_column
 
 # Enough requests under way to hide the answering time of an object store, few enough for its limits.
 _FETCHERS, _AHEAD = 8, 64

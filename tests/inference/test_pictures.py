@@ -13,10 +13,10 @@ import pytest
 from manyhot.data.images import DamagedImage, EncodedPicture, open_image
 from manyhot.data.sources import open_source
 from manyhot.errors import UserError
-from manyhot.inference.cluster import fetching
-from manyhot.inference.cluster.addresses import inside, parent, suffix
-from manyhot.inference.cluster.fetching import Fetched, fetch
-from manyhot.inference.cluster.listing import list_manifest, list_pictures
+from manyhot.inference.pictures import fetching
+from manyhot.inference.pictures.addresses import inside, parent, suffix
+from manyhot.inference.pictures.fetching import Fetched, fetch
+from manyhot.inference.pictures.listing import list_manifest, list_pictures
 
 
 @pytest.fixture
@@ -49,15 +49,33 @@ def same(found: pl.DataFrame, pictures: list[Path], column: str | None = None) -
     return all(np.array_equal(a, b) for a, b in zip(opened(found, column), wanted, strict=True))
 
 
-def test_folders_and_files_are_listed_as_predict_lists_them(pictures, tiny_table, monkeypatch):
-    from manyhot.inference.predict import find_images
-
+def test_a_folder_is_listed_by_name_and_a_file_named_before_it_once(tiny_table, monkeypatch):
+    folder = tiny_table.parent.name
     monkeypatch.chdir(tiny_table.parent.parent)
-    paths = [f"{tiny_table.parent.name}/03.png", tiny_table.parent.name]
-    found = list_pictures(paths)
-    assert found["id"].to_list() == [str(one) for one in find_images(paths)]
+    found = list_pictures([f"{folder}/03.png", folder])
+    wanted = ["03.png", *(f"{i:02}.png" for i in range(50) if i != 3)]
+    assert found["id"].to_list() == [f"{folder}/{name}" for name in wanted]
     assert all(Path(address).is_absolute() for address in found["address"])
     assert found["split"].unique().to_list() == ["predict"]
+
+
+@pytest.mark.parametrize("address", ["{folder}", "file://{folder}"])
+def test_folders_are_listed_folder_by_folder(address, pictures, tmp_path):
+    names = ["a/z.png", "a-b/c.png", "a.png", "b/A.PNG", "b/a.png"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(pictures[0].read_bytes())
+    (tmp_path / "b" / "notes.txt").write_text("a.png")
+    found = list_pictures([address.format(folder=tmp_path)])
+    assert [one.removeprefix("file://").removeprefix(f"{tmp_path}/") for one in found["id"]] == names
+
+
+def test_metadata_beside_pictures_is_no_table_of_them(pictures, tiny_table, tmp_path):
+    (tmp_path / "a.png").write_bytes(pictures[0].read_bytes())
+    pl.DataFrame({"file_name": ["a.png"], "text": ["a square"]}).write_parquet(tmp_path / "metadata.parquet")
+    open_source(str(tiny_table)).save(tmp_path / "manifest.parquet")
+    (tmp_path / "broken.parquet").write_bytes(b"no table")
+    assert list_pictures([str(tmp_path)])["id"].to_list() == [str(tmp_path / "a.png")]
 
 
 def test_a_list_is_relative_to_its_folder_and_a_line_twice_is_one_picture(pictures, tmp_path):

@@ -72,19 +72,19 @@ def open_address(address: str) -> tuple[Any, str]:
 
 
 def list_folder(address: str) -> list[str]:
-    """The paths of all files in a folder and below it, relative to it, sorted; none where it is no folder.
+    """The paths of all files in a folder and below it, relative to it, sorted by folders; none where it is no folder.
 
     Raises:
         UserError: it cannot be listed.
     """
     if not is_remote(address):
         root = Path(address)
-        return sorted(file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file())
+        return [file.relative_to(root).as_posix() for file in sorted(root.rglob("*")) if file.is_file()]
     filesystem, path = open_address(address)
     with _explained(address):
         found = [one for one in filesystem.find(path) if one.strip("/") != path.strip("/")]
         root_path = path.rstrip("/")
-        return sorted(one.removeprefix(root_path).lstrip("/") for one in found)
+        return sorted((one.removeprefix(root_path).lstrip("/") for one in found), key=lambda one: one.split("/"))
 
 
 def read(address: str) -> bytes:

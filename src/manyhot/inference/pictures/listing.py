@@ -12,7 +12,8 @@ import polars as pl
 from manyhot.data.images import IMAGE_SUFFIXES
 from manyhot.data.manifest import Manifest, is_manifest
 from manyhot.errors import UserError
-from manyhot.inference.cluster.addresses import (
+from manyhot.inference.packages import require
+from manyhot.inference.pictures.addresses import (
     absolute,
     inside,
     is_remote,
@@ -51,8 +52,10 @@ def list_pictures(paths: Sequence[str], *, column: str | None = None, id_column:
     Raises:
         UserError: something that is not there or cannot be read, no picture at all, two pictures of one id.
     """
-    frames = [_list(path, column, id_column) for path in paths]
-    found = pl.concat(frames).unique(maintain_order=True)
+    listing = _Listing(column, id_column)
+    for path in paths:
+        listing.add(path)
+    found = listing.frame().unique(maintain_order=True)
     if not len(found):
         raise UserError(f"no image found in {', '.join(paths)}.")
     _refuse_repeats(found)
@@ -86,59 +89,92 @@ def choose_column(path: str, schema: Any, column: str | None) -> str:
     return found
 
 
-def _list(path: str, column: str | None, id_column: str | None) -> pl.DataFrame:
-    ending = suffix(path)
-    if not is_remote(path) and not Path(path).exists():
-        raise UserError("there is no such file or folder.", file=path)
-    if ending == TABLE_SUFFIX and not Path(path).is_dir():
-        return _table(path, column, id_column)
-    if ending == LIST_SUFFIX and not Path(path).is_dir():
-        return _lines(path)
-    if Path(path).is_file() or (is_remote(path) and ending in IMAGE_SUFFIXES):
-        return _frame([path if is_remote(path) else str(Path(path))], [absolute(path)])
-    names = list_folder(path)
-    pictures = [inside(path, name) for name in names if suffix(name) in IMAGE_SUFFIXES]
-    tables = [inside(path, name) for name in names if suffix(name) == TABLE_SUFFIX]
-    if pictures and tables:
-        what = f"this folder holds {len(pictures)} pictures and {len(tables)} .parquet files."
-        raise UserError(what, file=path, remedy="Name the one or the other.")
-    if tables:
-        return pl.concat([_table(table, column, id_column) for table in tables])
-    return _frame(pictures, [absolute(picture) for picture in pictures])
+class _Listing:
+    """The pictures found so far: ids, addresses and rows of the same length."""
+
+    def __init__(self, column: str | None, id_column: str | None) -> None:
+        self._column, self._id_column = column, id_column
+        self._ids: list[str] = []
+        self._addresses: list[str] = []
+        self._rows: list[int] = []
+
+    def frame(self) -> pl.DataFrame:
+        """All of them."""
+        return _frame(self._ids, self._addresses, self._rows)
+
+    def add(self, path: str) -> None:
+        """What one path names."""
+        ending = suffix(path)
+        if not is_remote(path) and not Path(path).exists():
+            raise UserError("there is no such file or folder.", file=path)
+        if ending == TABLE_SUFFIX and not Path(path).is_dir():
+            self._add_table(path)
+        elif ending == LIST_SUFFIX and not Path(path).is_dir():
+            self._add_lines(path)
+        elif Path(path).is_file() or (is_remote(path) and ending in IMAGE_SUFFIXES):
+            self._add_files([path if is_remote(path) else str(Path(path))])
+        else:
+            self._add_folder(path)
+
+    def _add_files(self, paths: Sequence[str], ids: Sequence[str] | None = None) -> None:
+        self._ids.extend(ids or paths)
+        self._addresses.extend(absolute(path) for path in paths)
+        self._rows.extend([WHOLE_FILE] * len(paths))
+
+    def _add_folder(self, path: str) -> None:
+        names = list_folder(path)
+        pictures = [inside(path, name) for name in names if suffix(name) in IMAGE_SUFFIXES]
+        tables = [inside(path, name) for name in names if suffix(name) == TABLE_SUFFIX]
+        if pictures and (found := sum(map(_is_of_pictures, tables))):
+            what = f"this folder holds {len(pictures)} pictures and {found} .parquet files of pictures."
+            raise UserError(what, file=path, remedy="Name the one or the other.")
+        self._add_files(pictures)
+        for table in [] if pictures else tables:
+            self._add_table(table)
+
+    def _add_lines(self, path: str) -> None:
+        try:
+            lines = [line.strip() for line in read(path).decode().splitlines()]
+        except UnicodeDecodeError:
+            raise UserError("this is not a list of paths in UTF-8.", file=path) from None
+        names = [line for line in lines if line]
+        self._add_files([inside(parent(path), name) for name in names], names)
+
+    def _add_table(self, path: str) -> None:
+        if not is_remote(path) and is_manifest(Path(path)):
+            raise UserError("this is a manifest.", file=path, remedy="Add: --source prepared.")
+        pq = require("pyarrow.parquet", "Tables of pictures need it: pip install pyarrow")
+        with open_file(path) as file:
+            table = pq.ParquetFile(file)
+            schema = table.schema_arrow
+            name = choose_column(path, schema, self._column)
+            ids = _column(path, schema, self._id_column) if self._id_column else "id" if "id" in schema.names else None
+            kind = schema.field(name).type
+            texts = _is_text(kind)
+            wanted = list(dict.fromkeys([*([name] if texts else []), *([ids] if ids else [])]))
+            content = table.read(columns=wanted) if wanted else None
+            count = table.metadata.num_rows
+        if not texts and not _holds_bytes(kind):
+            raise UserError(f"column '{name}' holds {kind}, neither paths nor picture files.", file=path)
+        own = list(_strings(path, content, ids)) if ids else None
+        if texts:
+            values = list(_strings(path, content, name))
+            self._add_files([inside(parent(path), value) for value in values], own or values)
+            return
+        self._ids.extend(own or [f"{path}#{row}" for row in range(count)])
+        self._addresses.extend([absolute(path)] * count)
+        self._rows.extend(range(count))
 
 
-def _lines(path: str) -> pl.DataFrame:
-    try:
-        lines = [line.strip() for line in read(path).decode().splitlines()]
-    except UnicodeDecodeError:
-        raise UserError("this is not a list of paths in UTF-8.", file=path) from None
-    names = [line for line in lines if line]
-    return _frame(names, [absolute(inside(parent(path), name)) for name in names])
-
-
-def _table(path: str, column: str | None, id_column: str | None) -> pl.DataFrame:
-    import pyarrow.parquet as pq
-
+def _is_of_pictures(path: str) -> bool:
+    """Whether a table would be taken for one of pictures: metadata that lies beside them is none."""
     if not is_remote(path) and is_manifest(Path(path)):
-        raise UserError("this is a manifest.", file=path, remedy="Add: --source prepared.")
-    with open_file(path) as file:
-        table = pq.ParquetFile(file)
-        schema = table.schema_arrow
-        name = choose_column(path, schema, column)
-        ids = _column(path, schema, id_column) if id_column else "id" if "id" in schema.names else None
-        kind = schema.field(name).type
-        texts = _is_text(kind)
-        wanted = list(dict.fromkeys([*([name] if texts else []), *([ids] if ids else [])]))
-        content = table.read(columns=wanted) if wanted else None
-        count = table.metadata.num_rows
-    if not texts and not _holds_bytes(kind):
-        raise UserError(f"column '{name}' holds {kind}, neither paths nor picture files.", file=path)
-    values = list(_strings(path, content, name)) if texts and content is not None else []
-    own = list(_strings(path, content, ids)) if ids and content is not None else None
-    if texts:
-        return _frame(own or values, [absolute(inside(parent(path), value)) for value in values])
-    where = absolute(path)
-    return _frame(own or [f"{path}#{row}" for row in range(count)], [where] * count, range(count))
+        return False
+    try:
+        with open_file(path) as file:
+            return not set(COLUMNS).isdisjoint(pl.read_parquet_schema(file))
+    except pl.exceptions.PolarsError:  # no table, whatever its name says
+        return False
 
 
 def _column(path: str, schema: Any, name: str) -> str:
