@@ -222,6 +222,11 @@ def test_learning_updates_by_itself(start, opened, gallery_run):
     with (gallery_run / "history.jsonl").open("a") as file:
         file.write(json.dumps({"epoch": 3, "train_loss": 0.2, "val_map": 0.9, "lr": 1e-3}) + "\n")
     expect(page.locator("#live [role=status]")).to_contain_text("3 of 4 epochs done")
+    loss = page.get_by_role("img", name=re.compile("^Loss"))
+    expect(loss.locator(".dot")).to_have_count(0)
+    (gallery_run / "history.jsonl").write_text(json.dumps({"epoch": 1, "train_loss": 0.4, "lr": 1e-3}) + "\n")
+    expect(loss.locator(".dot")).to_be_visible()
+    assert loss.locator(".tick").all_text_contents()[-2:] == ["0", "1"]
     (gallery_run / "history.jsonl").unlink()
     expect(page.locator("#live")).to_contain_text("No epoch is done yet")
 

@@ -156,6 +156,29 @@ def test_boxes_are_drawn_where_the_tables_say(opened, trained, trained_url):
     expect(again.locator(".truth-layer")).to_be_hidden()
 
 
+def test_weak_boxes_are_counted_and_not_drawn(start, opened, trained_run):
+    path = trained_run / "localization" / "val" / "detections.parquet"
+    found = Detections.load(path)
+    (first, *_), (name, *_) = found.ids, found.names
+    best = max(
+        float(score)
+        for id_, own, score in zip(found.ids, found.names, found.scores, strict=True)
+        if (id_, own) == (first, name)
+    )
+    more = [(first, name, best * share, (corner, 0, 8, 8)) for corner, share in ((1, 0.05), (2, 0.099), (3, 0.5))]
+    rows = [*zip(found.ids, found.names, found.scores.tolist(), found.boxes.tolist(), strict=True), *more]
+    Detections.from_rows(rows, found.classes, found.source).save(path)
+    row = Manifest.load(trained_run / "manifest.parquet").split("val").ids.index(first)
+    page = opened(start(trained_run).url + f"?class={name}&row={row}&layers=found")
+    expect(page.locator(".found-layer rect.own")).not_to_have_count(0)
+    corners = page.locator(".found-layer rect.own").evaluate_all("all => all.map(e => e.getAttribute('x'))")
+    assert "3" in corners
+    assert not {"1", "2"} & set(corners)
+    drawn = page.locator(".found-layer rect").count()
+    expect(page.locator("[data-action=found]")).to_have_text(f"detections {drawn} of {drawn + 2}")
+    expect(page.locator("[data-action=found]")).to_have_attribute("title", re.compile("below a tenth"))
+
+
 def test_no_model_is_said_in_words(start, opened, gallery_run, trained_run):
     opened.ignored.append("409 (Conflict)")
     page = opened(start(gallery_run).url + "?class=cat&row=1&layers=heat")

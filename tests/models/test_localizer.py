@@ -12,15 +12,20 @@ from manyhot.errors import UserError
 from manyhot.localization.heatmaps import heat_maps
 from manyhot.localization.views import Views
 from manyhot.models.classifier import create_classifier
+from manyhot.models.folding import fold_batch_norms
 from manyhot.models.geometry import Geometry, measure_geometry
 from manyhot.models.localizer import Localizer
 from manyhot.models.pooling import poolings
 
 
-def localizer(backbone="alexnet", pooling="max", n_classes=3, width=8, weights="none", **settings) -> Localizer:
+def localizer(
+    backbone="alexnet", pooling="max", n_classes=3, width=8, weights="none", norm=False, **settings
+) -> Localizer:
     torch.manual_seed(0)
     pooling = {"name": pooling} if isinstance(pooling, str) else pooling
-    scoring = "linear" if width is None else {"name": "convolutions", "width": width}
+    scoring = (
+        {"name": "linear", "norm": norm} if width is None else {"name": "convolutions", "width": width, "norm": norm}
+    )
     section = recipe.Model(backbone=backbone, weights=weights, pooling=pooling, localizer=scoring, **settings)
     model = create_classifier(section, n_classes)
     assert isinstance(model, Localizer)
@@ -165,6 +170,28 @@ def test_without_a_width_the_features_are_scored_as_they_are():
         by_hand = model.scoring[0](features.mean(dim=(-2, -1), keepdim=True))[..., 0, 0]
         assert torch.allclose(model(images), by_hand, atol=1e-5)  # linear: pooling and scoring commute
     assert model.geometry == model.backbone.geometry
+
+
+@pytest.mark.parametrize("width", [None, 8])
+def test_a_map_is_standardised_channel_by_channel_where_that_is_asked_for(width):
+    model, plain = (localizer("squeezenet1_1", width=width, norm=norm) for norm in (True, False))
+    images = 30 * torch.randn(2, 3, 96, 112)
+    with torch.no_grad():
+        features = model.backbone(images)
+        mean, var = features.mean(dim=(0, 2, 3)), features.var(dim=(0, 2, 3), correction=0)
+        standardised = (features - mean[:, None, None]) / (var + 1e-5).sqrt()[:, None, None]
+        wanted = plain.scoring(standardised)
+        for _ in range(200):
+            model.train()
+            scores = model.maps(images)
+    assert torch.allclose(scores, wanted, atol=1e-4)
+    assert torch.allclose(model.scoring[0].running_mean, mean, atol=1e-3 * float(mean.max()))
+    with torch.no_grad():
+        assert torch.allclose(model.eval().maps(images), wanted, atol=0.05)
+        assert torch.allclose(fold_batch_norms(model)(images), model(images), atol=1e-4)
+    assert model.geometry == plain.geometry
+    assert not list(model.scoring[0].parameters())
+    assert len(model.head_parameters()) == len(plain.head_parameters())
 
 
 @given(st.floats(0, 0.9), st.integers(0, 1000))

@@ -339,6 +339,8 @@ def test_the_gallery_shows_what_detect_found(run: Path, boxes: Path) -> None:
     with TestClient(create_app(open_gallery(run, split="test")), base_url="http://127.0.0.1") as client:
         about = client.get("/api/gallery").json()
         assert about["localized"]
+        assert about["measured_by"] == "detect"
+        assert "chooses among proposals" in client.get("/api/model").json()["why"]
         table = manyhot.Detections.load(run / "detection" / "test" / "detections.parquet")
         answer = client.get("/api/pictures/0/detections").json()
         own = [score for id_, score in zip(table.ids, table.scores.tolist(), strict=True) if id_ == "24"]

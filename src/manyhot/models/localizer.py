@@ -24,9 +24,20 @@ class Scoring(Part):
     Source of the former: Glorot and Bengio, AISTATS 2010, equation 16.
     """
 
+    norm: bool = Field(
+        False,
+        description="standardise the backbone's map first, each channel by its running mean and variance (BatchNorm "
+        "without scale and shift)",
+    )
+
     @abstractmethod
     def layers(self, channels: int, n_classes: int) -> nn.Sequential:
         """From a map of so many channels to scores of the classes."""
+
+    def build(self, channels: int, n_classes: int) -> nn.Sequential:
+        """`layers`, behind the standardisation where there is one."""
+        layers = self.layers(channels, n_classes)
+        return layers.insert(0, nn.BatchNorm2d(channels, affine=False)) if self.norm else layers
 
 
 localizers: Registry[Scoring] = Registry("localizer", "model.localizer")
@@ -121,6 +132,4 @@ def create_localizer(
         raise UserError("model.localizer needs a model.pooling that gives one number a class, such as max or lse.")
     if crop_pooling.joins:
         raise UserError("model.localizer has no features of crops to join.", remedy="Set model.crop_pooling=max.")
-    return Localizer(
-        backbone, scoring.layers(backbone.channels, n_classes), pooling, ScoreHead(n_classes, crop_pooling)
-    )
+    return Localizer(backbone, scoring.build(backbone.channels, n_classes), pooling, ScoreHead(n_classes, crop_pooling))

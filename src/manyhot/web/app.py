@@ -69,7 +69,12 @@ def create_app(opened: Opened) -> FastAPI:
             add_found(app, opened.collection, opened.detections)
     if opened.compared is not None:
         _add_comparison(app, opened.compared)
-    add_model(app, None if opened.run is None or opened.detector else TrainedModel(opened.run.model), opened.collection)
+    if opened.run is None:
+        add_model(app, "There is no trained model here: these are scores from a table. Start the gallery with a run.")
+    elif opened.detector:
+        add_model(app, "A detector chooses among proposals, and a picture from outside has none. See manyhot detect.")
+    else:
+        add_model(app, TrainedModel(opened.run.model), opened.collection)
     return app
 
 
@@ -80,6 +85,7 @@ def _about(opened: Opened) -> dict[str, Any]:
         "title": opened.title,
         "version": __version__,
         "run": opened.run is not None,
+        "measured_by": "detect" if opened.detector else "evaluate",
         "n": 0,
         "classes": [],
         "thresholds": [],

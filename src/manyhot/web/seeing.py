@@ -23,24 +23,24 @@ from manyhot.web.uploading import LIMIT, Uploads, picture_in
 T = TypeVar("T")
 
 
-def add_model(app: FastAPI, model: TrainedModel | None, collection: Collection | None) -> None:
-    """Add the places under which a model is asked; None: these pictures have none, which is said in words."""
+def add_model(app: FastAPI, model: TrainedModel | str, collection: Collection | None = None) -> None:
+    """Add the places under which a model is asked, or in its stead the words that say why there is none."""
 
     @app.get("/api/model")
     def about() -> dict[str, Any]:
         """Classes and thresholds of the trained model, and the bytes that a picture to try may have."""
-        known = None if model is None else model.described()
-        if known is not None:
-            return {"model": True, "limit": LIMIT, **known}
-        why = "The run has no trained model yet; it is there when training ends."
-        if model is None:
-            why = "There is no trained model here: these are scores from a table. Start the gallery with a run."
-        return {"model": False, "why": why}
+        if isinstance(model, str):
+            return {"model": False, "why": model}
+        known = model.described()
+        if known is None:
+            return {"model": False, "why": "The run has no trained model yet; it is there when training ends."}
+        return {"model": True, "limit": LIMIT, **known}
 
-    if model is not None and collection is not None:
+    if isinstance(model, str):
+        return
+    if collection is not None:
         _add_heat(app, model, collection)
-    if model is not None:
-        _add_try(app, model)
+    _add_try(app, model)
 
 
 def _add_heat(app: FastAPI, model: TrainedModel, collection: Collection) -> None:

@@ -39,7 +39,7 @@ export class LivePage {
     const open = this.content.querySelector("details")?.open;
     this.status = h("p", { class: "quiet", role: "status" });
     const parts = [h("h1", {}, `Learning: ${this.about.title}`), this.status];
-    if (!this.about.n) parts.push(h("p", { class: "words" }, "No split is evaluated yet. After training: manyhot evaluate RUN, then start the gallery anew."));
+    if (!this.about.n) parts.push(h("p", { class: "words" }, `No split is evaluated yet. After training: manyhot ${this.about.measured_by} RUN, then start the gallery anew.`));
     if (!history.length) parts.push(h("p", { class: "words" }, "No epoch is done yet. The first point comes with the first epoch."));
     else parts.push(h("div", { class: "plots" }, ...plots(history)), this.#table(history, open));
     this.content.replaceChildren(...parts);
@@ -85,7 +85,7 @@ function plot(title, lines, ys) {
   const epochs = [Math.min(...all.map((one) => one[0])), Math.max(...all.map((one) => one[0]))];
   if (epochs[0] === epochs[1]) epochs[0] -= 1;
   const range = ys ?? (low === high ? [Math.min(0, low), high || 1] : [Math.min(low, low > 0 && low < high / 2 ? 0 : low), high]);
-  const { content } = linePlot({ title, xLabel: "epoch", lines: kept, xs: epochs, ys: range });
+  const { content } = linePlot({ title, xLabel: "epoch", lines: kept, xs: epochs, ys: range, whole: true });
   const names = kept.length > 1 ? [h("span", { class: "legend" }, ...kept.map((one) => h("span", { class: one.second ? "second" : "" }, one.name)))] : [];
   return h("figure", { class: "plot-box" }, ...content, ...names);
 }

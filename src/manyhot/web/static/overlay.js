@@ -6,7 +6,7 @@ import { set, state } from "./state.js";
 
 const WAIT = 120; // ms before heat is asked for: who leafs through pictures asks for none
 const KEPT = 12;
-const MOST_BOXES = 100;
+const WEAK = 0.1; // of the score of a class's best box: a detector leaves dozens of such, and they hide the picture
 const LETTER = 13; // pixels on the screen
 const LAYERS = [["truth", "true objects"], ["found", "detections"], ["heat", "heat map"]];
 
@@ -50,12 +50,14 @@ export class Overlay {
   update() {
     const { one } = this;
     if (!one) return;
-    const counts = { truth: one.boxes.length, found: one.found.length };
+    const [strong, all] = [strongest(one.found).length, one.found.length];
+    const counts = { truth: number(one.boxes.length), found: strong < all ? `${number(strong)} of ${number(all)}` : number(all) };
+    const left = strong < all ? "; left out: boxes below a tenth of the best score of their class" : "";
     LAYERS.forEach(([layer, words], i) => {
       const count = counts[layer];
-      say(this.buttons[i], count === undefined ? words : `${words} ${number(count)}`);
-      this.buttons[i].hidden = (layer !== "heat" && !count) || Boolean(one.trouble);
-      this.buttons[i].title = layer === "found" && one.by ? `by ${one.by}` : "";
+      say(this.buttons[i], count === undefined ? words : `${words} ${count}`);
+      this.buttons[i].hidden = count === "0" || Boolean(one.trouble);
+      this.buttons[i].title = layer === "found" && one.by ? `by ${one.by}${left}` : "";
       this.buttons[i].setAttribute("aria-pressed", isShown(layer));
       const drawn = this.figure.querySelector(`.${layer}-layer`);
       if (drawn) drawn.style.display = isShown(layer) ? "" : "none";
@@ -90,7 +92,7 @@ export class Overlay {
     this.figure.className = "large";
     this.figure.replaceChildren(s("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${one.id}${told}` },
       s("image", { href: one.href, width, height }), this.heat,
-      s("g", { class: "found-layer" }, ...one.found.slice(0, MOST_BOXES).flatMap((box) => drawn(box, {
+      s("g", { class: "found-layer" }, ...strongest(one.found).reverse().flatMap((box) => drawn(box, {
         kind: `found${box.name === name ? " own" : ""}`, words: `${box.name} ${fixed(box.score, 2)}`, below: true }))),
       s("g", { class: "truth-layer" }, ...one.boxes.flatMap((box) => drawn(box, {
         kind: `${box.name === name ? "own" : ""}${box.difficult ? " difficult" : ""}`,
@@ -172,6 +174,13 @@ export class Overlay {
     });
     say(this.words, `Heat of ${this.one.classes[this.c]}: up to ${fixed(heat.reduce((a, b) => Math.max(a, b), 0) / 255, 2)}, what the model would say of this place alone.`);
   }
+}
+
+// Boxes of each class that come near its best one, best first.
+function strongest(found) {
+  const best = {};
+  for (const { name, score } of found) best[name] = Math.max(best[name] ?? 0, score);
+  return found.filter(({ name, score }) => score >= WEAK * best[name]);
 }
 
 const share = (text) => { const value = Number(text); return value >= 0 && value <= 1 ? value : 0; };

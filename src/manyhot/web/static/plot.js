@@ -13,8 +13,8 @@ function ticks([low, high], n = 5) {
   return found;
 }
 
-// lines: [{name, points: [[x, y]…], second}]; point: [x, y] to mark; xs, ys: ranges; words(x, nearest points) → text.
-export function linePlot({ title, xLabel, lines, point, xs = [0, 1], ys = [0, 1], empty, pick, step }) {
+// lines: [{name, points: [[x, y]…], second}]; point: [x, y] to mark; xs, ys: ranges; whole: x counts something.
+export function linePlot({ title, xLabel, lines, point, xs = [0, 1], ys = [0, 1], empty, pick, step, whole }) {
   const x = (value) => LEFT + ((value - xs[0]) / (xs[1] - xs[0] || 1)) * (WIDTH - LEFT - RIGHT);
   const y = (value) => HEIGHT - BOTTOM - ((value - ys[0]) / (ys[1] - ys[0] || 1)) * (HEIGHT - TOP - BOTTOM);
   const drawing = s("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "plot", role: "img", "aria-label": alt() });
@@ -22,11 +22,14 @@ export function linePlot({ title, xLabel, lines, point, xs = [0, 1], ys = [0, 1]
     drawing.append(s("line", { class: "gridline", x1: LEFT, x2: WIDTH - RIGHT, y1: y(value), y2: y(value) }),
       s("text", { class: "tick", x: LEFT - 5, y: y(value) + 3.5, "text-anchor": "end" }, short(value)));
   }
-  for (const value of ticks(xs)) {
+  for (const value of ticks(xs).filter((one) => !whole || Number.isInteger(one))) {
     drawing.append(s("text", { class: "tick", x: x(value), y: HEIGHT - BOTTOM + 13, "text-anchor": "middle" }, short(value)));
   }
   drawing.append(s("text", { class: "axis", x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 4, "text-anchor": "middle" }, xLabel));
-  for (const line of lines) drawing.append(s("path", { class: line.second ? "line second" : "line", d: path(line.points) }));
+  for (const { points, second } of lines) {
+    drawing.append(s("path", { class: second ? "line second" : "line", d: path(points) }));
+    if (points.length === 1) drawing.append(s("circle", { class: second ? "dot second" : "dot", r: 3, cx: x(points[0][0]), cy: y(points[0][1]) }));
+  }
   const marked = s("circle", { class: "point", r: 4.5 });
   const hover = s("line", { class: "hover", y1: TOP, y2: HEIGHT - BOTTOM, visibility: "hidden" });
   drawing.append(hover, marked);
