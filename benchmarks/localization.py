@@ -27,7 +27,8 @@ from numpy.typing import NDArray  # noqa: E402
 
 from manyhot.data.manifest import Manifest  # noqa: E402
 from manyhot.data.sources import open_source  # noqa: E402
-from manyhot.localization.boxes import BoxRule, Components, Extreme, Largest, Mass, fixed, relative  # noqa: E402
+from manyhot.localization.boxes import BoxRule, Components, Extreme, Largest, Mass  # noqa: E402
+from manyhot.localization.heat import fixed, relative  # noqa: E402
 from manyhot.localization.looking import Sight  # noqa: E402
 from manyhot.localization.placing import hottest_point  # noqa: E402
 from manyhot.localizing import look_with, with_axes  # noqa: E402

@@ -24,6 +24,7 @@ from manyhot.inference.logits import activate, compute_logits
 from manyhot.inference.predict import Predictor
 from manyhot.localization.heatmaps import CAM
 from manyhot.localization.views import Views
+from manyhot.localizing import look_with
 from manyhot.models.crop_pooling import crop_poolings
 from manyhot.models.folding import fold_batch_norms
 from manyhot.models.weight_standardization import standardize_weights
@@ -42,6 +43,7 @@ KINDS = {
         "pooling": {"name": "lse", "r": 2},
         "crop_pooling": {"name": "lse", "r": 2},
     },
+    "localizer on a standardised map": {"localizer": {"name": "linear", "norm": True}, "pooling": {"name": "max"}},
 }
 
 
@@ -73,6 +75,22 @@ def test_every_backend_gives_the_scores_of_the_classifier(kind, make_bundle, pho
         assert np.abs(predictions.ranking - expected).max() < 1e-5, name
         assert predictions.calibrated
         assert predictions.source["bundle_sha256"] == bundle.sha256
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_score_maps_of_every_crop_are_those_of_torch(kind, backend, make_bundle, photographs):
+    bundle = make_bundle(**KINDS[kind])
+    predictor = Predictor(bundle, backend=backend)
+    assert not Predictor(bundle, backend="torch").gives_score_maps
+    assert predictor.gives_score_maps == (kind != "five crops side by side")
+    if not predictor.gives_score_maps:
+        return
+    picture = _open(photographs[2])
+    views = [np.asarray(view) for view in bundle.config.preprocessing.views(picture)]
+    _, expected = look_with(bundle, "cam").once(views, picture.size)
+    for found, wanted in zip(predictor.score_maps(views), expected, strict=True):
+        np.testing.assert_allclose(found, wanted.cells, atol=1e-4)
 
 
 def test_files_say_what_they_are(exported, photographs):

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from manyhot.errors import UserError
-from manyhot.localization.boxes import Components, Extreme, Largest, Mass, box_rules, fixed, relative
+from manyhot.localization.boxes import Components, Extreme, Largest, Mass, box_rules
+from manyhot.localization.heat import fixed, relative
 from manyhot.metrics.overlap import iou
 
 heats = hnp.arrays(

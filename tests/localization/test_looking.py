@@ -20,9 +20,9 @@ from manyhot.localization.looking import Look
 from manyhot.models.backbones import Backbone, Features
 from manyhot.models.classifier import Classifier
 from manyhot.models.crop_pooling import crop_poolings
-from manyhot.models.geometry import compose
 from manyhot.models.head import Head
 from manyhot.models.pooling import poolings
+from manyhot.models.receptive import compose
 
 CLASSES = ("red", "green", "blue")
 SIZES = [(160, 120), (100, 150), (128, 128), (200, 90)]

@@ -8,8 +8,9 @@ from PIL import Image
 from manyhot import recipe
 from manyhot.data.loading import Batch, PictureGroup, Pictures
 from manyhot.data.preprocessing import Preprocessing
+from manyhot.localization.heat import overlay
 from manyhot.localization.heatmaps import heat_maps
-from manyhot.localization.overlays import FOUND, class_views, outline, overlay, view_name
+from manyhot.localization.overlays import FOUND, class_views, outline, view_name
 from manyhot.models.classifier import create_classifier
 
 

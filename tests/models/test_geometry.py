@@ -4,7 +4,8 @@ from torch import nn
 
 from manyhot.errors import UserError
 from manyhot.models.backbones import create_backbone
-from manyhot.models.geometry import Geometry, compose, measure_geometry
+from manyhot.models.geometry import Geometry
+from manyhot.models.receptive import compose, measure_geometry
 
 # Known by hand: name, height and width of the strip to measure on, stride, offset.
 KNOWN = [

@@ -13,9 +13,10 @@ from manyhot.localization.heatmaps import heat_maps
 from manyhot.localization.views import Views
 from manyhot.models.classifier import create_classifier
 from manyhot.models.folding import fold_batch_norms
-from manyhot.models.geometry import Geometry, measure_geometry
+from manyhot.models.geometry import Geometry
 from manyhot.models.localizer import Localizer
 from manyhot.models.pooling import poolings
+from manyhot.models.receptive import measure_geometry
 
 
 def localizer(

@@ -13,9 +13,10 @@ from manyhot.errors import UserError
 from manyhot.models.backbones import create_backbone
 from manyhot.models.bundle_config import BundleConfig
 from manyhot.models.classifier import create_classifier
-from manyhot.models.geometry import Geometry, measure_geometry
+from manyhot.models.geometry import Geometry
 from manyhot.models.layers import summarize
 from manyhot.models.preact_resnet import PreActResNet, depth
+from manyhot.models.receptive import measure_geometry
 from manyhot.recipe import Model
 
 FIFTY = ((256, 3), (512, 4), (1024, 6), (2048, 3))

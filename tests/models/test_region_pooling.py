@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from manyhot.errors import UserError
 from manyhot.models.backbones import create_backbone
 from manyhot.models.detectors import create_detector
-from manyhot.models.geometry import Geometry, _symmetric
+from manyhot.models.geometry import Geometry
+from manyhot.models.receptive import _symmetric
 from manyhot.models.region_pooling import (
     GAIN,
     LEAST_SHARE,

@@ -8,7 +8,8 @@ from torch import nn
 from torchvision import models
 
 from manyhot.models.backbones import create_backbone
-from manyhot.models.geometry import Geometry, compose, measure_geometry
+from manyhot.models.geometry import Geometry
+from manyhot.models.receptive import compose, measure_geometry
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])

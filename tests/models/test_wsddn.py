@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from manyhot.errors import UserError
 from manyhot.models.backbones import create_backbone
 from manyhot.models.detectors import WSDDN, create_detector
-from manyhot.models.geometry import Geometry, _symmetric
+from manyhot.models.geometry import Geometry
+from manyhot.models.receptive import _symmetric
 from manyhot.models.region_pooling import Bins, pool_regions
 from manyhot.models.wsddn import (
     LEAST_SCORE,

@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 import manyhot
-from manyhot.localization.boxes import fixed
+from manyhot.localization.heat import fixed
 from manyhot.localizing import look_with
 from manyhot.models.bundle import load_bundle
 from manyhot.serving.access import Access

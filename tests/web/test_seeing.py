@@ -25,7 +25,7 @@ import manyhot
 from manyhot.data.crops import Frame
 from manyhot.data.manifest import Manifest
 from manyhot.detections import Detections
-from manyhot.localization.boxes import fixed
+from manyhot.localization.heat import fixed
 from manyhot.localization.placing import ViewMap
 from manyhot.localization.seeing import _as_one_of
 from manyhot.localizing import look_with

@@ -17,6 +17,7 @@ from manyhot.data.images import EncodedPicture
 from manyhot.data.manifest import Manifest
 from manyhot.errors import UserError
 from manyhot.inference.backends import Backend, Trained, backends
+from manyhot.inference.backends.crops import CropsNetwork
 from manyhot.inference.exported import ExportedModel, is_exported
 from manyhot.inference.logits import Logits, activate, collect_logits
 from manyhot.inference.packages import require
@@ -105,6 +106,20 @@ class Predictor:
         """What the network says of decoded pictures, before the sigmoid or softmax: logits, float32 [B, C]."""
         found = [self._network.logits(group) for group in batch.groups]
         return np.concatenate(found)[np.concatenate([group.places for group in batch.groups]).argsort()]
+
+    @property
+    def gives_score_maps(self) -> bool:
+        """Whether `score_maps` has an answer: an exported file whose crops are not joined."""
+        return isinstance(self._network, CropsNetwork) and self._network.has_score_maps
+
+    def score_maps(self, views: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+        """What an exported network says of the cells of a decoded picture: float logits [C, h, w] of each crop.
+
+        Arguments:
+            views: uint8 [H, W, 3] each, as `preprocessing.views` cuts them.
+        """
+        assert isinstance(self._network, CropsNetwork)
+        return self._network.score_maps(views)
 
     def logits(self, files: Sequence[Path | EncodedPicture], what: str = "scoring pictures") -> Logits:
         """What the network says of picture files; of several processes each looks at its own.

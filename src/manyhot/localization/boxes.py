@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, Any, NamedTuple, Self, TypeAlias
+from typing import Annotated, NamedTuple, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +11,9 @@ from pydantic import Field
 from scipy import ndimage
 
 from manyhot.errors import UserError
+from manyhot.localization.heat import Heat
 from manyhot.metrics.overlap import suppress
 from manyhot.registry import Part, Registry
-
-Heat: TypeAlias = NDArray[np.floating[Any]]
-"""Float [H, W] at the pixels of the picture, in 0…1; its maximum is 1 unless it is constant."""
 
 Corners: TypeAlias = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels, 0-based, x1 and y1 exclusive."""
@@ -55,25 +53,6 @@ class BoxRule(Part):
 
 
 box_rules: Registry[BoxRule] = Registry("box rule", "--boxes")
-
-
-def relative(placed: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-    """Maps [..., H, W] stretched to 0…1, each by its own lowest and highest value; a constant one becomes 0.
-
-    Raw maps reach below zero, and a share of their maximum would then be no share of their range. The scale says
-    nothing of presence: the map of an absent class is stretched just as far (`fixed` for comparison between classes).
-    """
-    low = placed.min(axis=(-2, -1), keepdims=True)
-    span = placed.max(axis=(-2, -1), keepdims=True) - low
-    stretched = np.divide(placed - low, span, out=np.zeros(placed.shape, np.float64), where=span > 0)
-    return np.asarray(stretched, np.float32)
-
-
-def fixed(placed: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-    """The sigmoid of maps that are in logits (`cam`, `contributions`): one scale 0…1 for all classes and pictures."""
-    values = np.asarray(placed, np.float64)
-    small = np.exp(-np.abs(values))  # of either sign: no overflow
-    return np.where(values >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
 
 
 @box_rules.register("largest")

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from manyhot.localization.boxes import BoxRule, relative
+from manyhot.localization.boxes import BoxRule
 from manyhot.localization.finding import Refiner
+from manyhot.localization.heat import relative
 from manyhot.localization.looking import Sight
 from manyhot.metrics.localization import best_iou, corloc
 from manyhot.metrics.overlap import Boxes

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from manyhot.localization.boxes import Corners, Heat
+from manyhot.localization.boxes import Corners
+from manyhot.localization.heat import Heat
 from manyhot.metrics.overlap import Boxes
 
 SIDE = 240

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from manyhot.data.manifest import Manifest
 from manyhot.detections import Detections
-from manyhot.localization.boxes import BoxRule, Corners, Heat, HeatBox, Largest, relative
+from manyhot.localization.boxes import BoxRule, Corners, HeatBox, Largest
 from manyhot.localization.extremes import Extremes, Placed, reduced
+from manyhot.localization.heat import Heat, relative
 from manyhot.localization.looking import Sight
 from manyhot.localization.placing import Size, hottest_point
 from manyhot.metrics.localization import TOLERANCE, best_iou, points_inside

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from manyhot.data.images import open_image
 from manyhot.errors import UserError
-from manyhot.localization.boxes import Corners, Heat, HeatBox, Largest
+from manyhot.localization.boxes import Corners, HeatBox, Largest
+from manyhot.localization.heat import Heat
 
 
 class GrabCut:

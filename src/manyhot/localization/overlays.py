@@ -10,36 +10,15 @@ from PIL import Image, ImageDraw
 
 from manyhot.data.crops import Frame
 from manyhot.data.loading import Batch, PictureGroup
-from manyhot.localization.boxes import Heat, fixed, relative
+from manyhot.localization.heat import fixed, overlay, relative
 from manyhot.localization.heatmaps import CAM, HeatMap
 from manyhot.localization.placing import ViewMap, place
 from manyhot.localization.views import Views
 from manyhot.metrics.overlap import Boxes
 from manyhot.models.classifier import Classifier
 
-# Five colours from dark to bright, in order of lightness for any colour vision (the ends and quarters of "inferno").
-_STOPS = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], np.float64)
-_OPAQUE = 0.75
-
 TRUE, FOUND = (255, 255, 255), (0, 200, 255)
 """Colours of true boxes and of found ones."""
-
-
-def overlay(picture: Image.Image, heat: Heat) -> Image.Image:
-    """The picture under its heat: untouched where that is 0, three quarters covered where it is 1.
-
-    Arguments:
-        picture: any mode; its size decides.
-        heat: float [H, W] in 0…1, of any size; it is stretched over the whole picture.
-    """
-    base = picture.convert("RGB")
-    resized = Image.fromarray(np.asarray(heat, np.float32)).resize(base.size, Image.Resampling.BILINEAR)
-    heat_HW = np.asarray(resized, np.float64).clip(0, 1)
-    stops = np.linspace(0, 1, len(_STOPS))
-    colour = np.stack([np.interp(heat_HW, stops, _STOPS[:, channel]) for channel in range(3)], axis=-1)
-    cover = _OPAQUE * heat_HW[..., None]
-    mixed = np.asarray(base, np.float64) * (1 - cover) + colour * cover
-    return Image.fromarray(mixed.round().astype(np.uint8))
 
 
 def outline(picture: Image.Image, boxes: Boxes, colour: tuple[int, int, int]) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 
 from manyhot.errors import UserError
-from manyhot.localization.boxes import Heat, HeatBox
+from manyhot.localization.boxes import HeatBox
+from manyhot.localization.heat import Heat
 from manyhot.metrics.overlap import Boxes, iou
 
 CORNERS = ("x0", "y0", "x1", "y1")

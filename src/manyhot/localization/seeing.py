@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from manyhot.localization.boxes import fixed
-from manyhot.localization.looking import Look
+from manyhot.localization.heat import fixed
 from manyhot.localization.placing import Size, ViewMap, place, scaled
+
+if TYPE_CHECKING:
+    from manyhot.localization.looking import Look
 
 LONGEST = 384
 """Longest side of a heat map, in its own cells, unless another is asked for."""
@@ -32,19 +36,8 @@ class Seen:
     views: list[ViewMap]
 
     def heat(self, class_index: int, longest: int = LONGEST) -> NDArray[np.uint8]:
-        """Heat of one class over the whole picture, uint8 [h, w], 0…255 for scores 0…1.
-
-        Each value is that of the map at the centre of one of h x w equal parts of the picture, by
-        `manyhot.localization.placing`. The scale is the same for all pictures and classes: what the model would say of
-        a view that were nothing but this place, before any calibration.
-        """
-        width, height = self.size
-        by = min(1.0, longest / max(self.size))
-        small = max(1, round(width * by)), max(1, round(height * by))
-        one = slice(class_index, class_index + 1)
-        views = [ViewMap(view.cells[one], view.geometry, view.frame) for view in self.views]
-        placed = place(scaled(views, (small[0] / width, small[1] / height)), small)[0]
-        return np.asarray(np.rint(255 * fixed(placed)), np.uint8)
+        """Heat of one class over the whole picture, uint8 [h, w]: see `heat_of`."""
+        return heat_of(self.views, self.size, class_index, longest)
 
 
 def see(look: Look, views: list[NDArray[np.uint8]], size: Size, activation: str) -> Seen:
@@ -57,9 +50,39 @@ def see(look: Look, views: list[NDArray[np.uint8]], size: Size, activation: str)
         activation: the model's, "sigmoid" or "softmax".
     """
     scores, maps = look.once(views, size)
-    if activation == "softmax":
-        maps = [_as_one_of(one) for one in maps]
-    return Seen(size, scores, maps)
+    return Seen(size, scores, as_logits(maps, activation))
+
+
+def as_logits(maps: list[ViewMap], activation: str) -> list[ViewMap]:
+    """What a network says of each cell, as logits of each class's own score.
+
+    Arguments:
+        maps: float [C, h, w] of each view, all classes, before the activation.
+        activation: the model's, "sigmoid" or "softmax".
+    """
+    return [_as_one_of(one) for one in maps] if activation == "softmax" else maps
+
+
+def heat_of(views: Sequence[ViewMap], size: Size, class_index: int, longest: int = LONGEST) -> NDArray[np.uint8]:
+    """Heat of one class over the whole picture, uint8 [h, w], 0…255 for scores 0…1.
+
+    Each value is that of the map at the centre of one of h x w equal parts of the picture, by
+    `manyhot.localization.placing`. The scale is the same for all pictures and classes: what the model would say of a
+    view that were nothing but this place, before any calibration.
+
+    Arguments:
+        views: maps of all classes as logits of each class's own score (`as_logits`).
+        size: width and height of the picture as displayed, pixels.
+        class_index: 0…C - 1.
+        longest: longest side of the heat, in its own cells; the picture's own where that is smaller.
+    """
+    width, height = size
+    by = min(1.0, longest / max(size))
+    small = max(1, round(width * by)), max(1, round(height * by))
+    one = slice(class_index, class_index + 1)
+    own = [ViewMap(view.cells[one], view.geometry, view.frame) for view in views]
+    placed = place(scaled(own, (small[0] / width, small[1] / height)), small)[0]
+    return np.asarray(np.rint(255 * fixed(placed)), np.uint8)
 
 
 def _as_one_of(view: ViewMap) -> ViewMap:

@@ -12,9 +12,10 @@ from manyhot.errors import UserError
 from manyhot.models.backbones import Backbone
 from manyhot.models.classifier import Classifier
 from manyhot.models.crop_pooling import CropPooling
-from manyhot.models.geometry import Geometry, compose
+from manyhot.models.geometry import Geometry
 from manyhot.models.head import ScoreHead
 from manyhot.models.pooling import Pooling
+from manyhot.models.receptive import compose
 from manyhot.registry import Part, Registry
 
 

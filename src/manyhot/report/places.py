@@ -17,7 +17,8 @@ from manyhot.atomic import write_text
 from manyhot.data.images import DamagedImage, open_image
 from manyhot.data.manifest import Manifest
 from manyhot.localization.extremes import SIDE, Extremes, Placed
-from manyhot.localization.overlays import FOUND, TRUE, outline, overlay
+from manyhot.localization.heat import overlay
+from manyhot.localization.overlays import FOUND, TRUE, outline
 from manyhot.report.svg import printable
 
 

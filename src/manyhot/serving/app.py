@@ -117,7 +117,9 @@ class Service:
         """Heat of a class in the picture in the body, as PNG."""
         classes = self.scorer.config.classes
         if not self.scorer.shows_heat:
-            raise HTTPException(404, "an exported model has no heat maps; serve the run folder.")
+            raise HTTPException(
+                404, "this exported model has no heat maps, since it joins crops; serve the run folder."
+            )
         if class_name not in classes:
             raise HTTPException(422, f"there is no class {class_name!r}; /v1/model lists them.")
         async with self.bodies.taken(request) as body:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,13 @@ from manyhot.data.images import decode_image
 from manyhot.inference.exported import ExportedModel
 from manyhot.inference.logits import activate
 from manyhot.inference.predict import Predictor
-from manyhot.localization.looking import Look
-from manyhot.localization.overlays import overlay
-from manyhot.localization.seeing import see
+from manyhot.localization.heat import overlay
+from manyhot.localization.placing import ViewMap
+from manyhot.localization.seeing import as_logits, heat_of, see
+from manyhot.models.geometry import Geometry
+
+if TYPE_CHECKING:
+    from manyhot.localization.looking import Look
 
 SHOWN = 1024
 """Longest side, in pixels, of a picture that is sent back under its heat."""
@@ -83,8 +87,8 @@ class Scorer:
 
     @property
     def shows_heat(self) -> bool:
-        """Whether there are heat maps: an exported file has none."""
-        return not isinstance(self.predictor.bundle, ExportedModel)
+        """Whether there are heat maps: an exported file has none where its head joins the crops of a picture."""
+        return not isinstance(self.predictor.bundle, ExportedModel) or self.predictor.gives_score_maps
 
     def prepare(self, source: Source) -> Prepared:
         """Decode a picture file and cut its crops, in any thread.
@@ -119,8 +123,7 @@ class Scorer:
                 384 pixels a side, 255 for a score of 1 (`manyhot.localization.seeing`).
         """
         assert picture.shown is not None
-        seen = see(self._looking(), picture.views, picture.size, self.config.activation)
-        heat_HW = seen.heat(class_index)
+        heat_HW = heat_of(self._maps(picture), picture.size, class_index)
         drawn = Image.fromarray(heat_HW) if layout == "heat" else overlay(picture.shown, heat_HW / np.float32(255))
         buffer = io.BytesIO()
         drawn.save(buffer, "PNG", compress_level=1)
@@ -145,6 +148,15 @@ class Scorer:
                 for name, threshold in zip(config.classes, config.thresholds, strict=True)
             ],
         }
+
+    def _maps(self, picture: Prepared) -> list[ViewMap]:
+        bundle, config = self.predictor.bundle, self.config
+        if not isinstance(bundle, ExportedModel):
+            return see(self._looking(), picture.views, picture.size, config.activation).views
+        geometry = Geometry(config.stride, config.offset)
+        cells, frames = self.predictor.score_maps(picture.views), self.predictor.preprocessing.frames(picture.size)
+        laid = [ViewMap(one, geometry, frame) for one, frame in zip(cells, frames, strict=True)]
+        return as_logits(laid, config.activation)
 
     def _looking(self) -> Look:
         if self._look is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,15 +27,24 @@ class CropsNetwork:
     def __init__(self, model: Trained) -> None:
         self._pooling = crop_poolings.build(model.config.model.crop_pooling)
 
+    @property
     @abstractmethod
-    def run(self, crops_MHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Crops, uint8 [M, H, W, 3] → logits, float32 [M, C], or a row for every picture where crops are joined."""
+    def has_score_maps(self) -> bool:
+        """Whether it has the output `score_maps`."""
+
+    @abstractmethod
+    def run(self, crops_MHWC: NDArray[np.uint8], output: str = "logits") -> NDArray[np.float32]:
+        """One output for crops, uint8 [M, H, W, 3], float32: see `manyhot.inference.exported.ExportedModel`."""
 
     def logits(self, group: CropGroup) -> NDArray[np.float32]:
         """float32 [n, C]."""
         n = len(group.places)
         stacks = [self.run(stack.reshape(-1, *stack.shape[2:])) for stack in group.stacks]
         return self._pooling.pool_array(np.concatenate([one.reshape(n, -1, one.shape[-1]) for one in stacks], axis=1))
+
+    def score_maps(self, views: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+        """Of each crop of a picture, uint8 [H, W, 3], what the network says of its cells: float32 [C, h, w]."""
+        return [self.run(view[None], "score_maps")[0] for view in views]
 
 
 def exported_file(model: Trained, preprocessing: Preprocessing) -> Path:

@@ -53,7 +53,12 @@ class OnnxNetwork(CropsNetwork):
         super().__init__(model)
         self._session = session
 
-    def run(self, crops_MHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+    @property
+    def has_score_maps(self) -> bool:
         """See `CropsNetwork`."""
-        logits: NDArray[np.float32] = self._session.run(["logits"], {"crops": crops_MHWC})[0]
-        return logits
+        return any(one.name == "score_maps" for one in self._session.get_outputs())
+
+    def run(self, crops_MHWC: NDArray[np.uint8], output: str = "logits") -> NDArray[np.float32]:
+        """See `CropsNetwork`."""
+        found: NDArray[np.float32] = self._session.run([output], {"crops": crops_MHWC})[0]
+        return found

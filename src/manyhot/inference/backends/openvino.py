@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -35,26 +36,45 @@ class OpenVino(Backend):
         }
         if device == "CPU":
             settings["INFERENCE_NUM_THREADS"] = self.threads or cores()
-        try:
+
+        def compiled(name: str) -> Any:
+            """The part of the network that one output needs."""
             network = core.read_model(path)
             for output in network.outputs:
-                if "logits" not in output.names:
+                if name not in output.names:
                     network.remove_result(output.node)
-            compiled = core.compile_model(network, device, settings)
+            return core.compile_model(network, device, settings)
+
+        try:
+            outputs = {name for output in core.read_model(path).outputs for name in output.names}
+            return OpenVinoNetwork(compiled, outputs, model)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise UserError(f"openvino cannot run this file: {reason}", file=path) from None
-        return OpenVinoNetwork(compiled, model)
 
 
 class OpenVinoNetwork(CropsNetwork):
-    """A compiled model of OpenVINO."""
+    """A model of OpenVINO, compiled for each output by itself: what only the other one needs is left out.
 
-    def __init__(self, compiled: Any, model: Trained) -> None:
+    Arguments:
+        compile_for: from the name of an output to a compiled model.
+        outputs: their names.
+        model: of which it is.
+    """
+
+    def __init__(self, compile_for: Callable[[str], Any], outputs: Collection[str], model: Trained) -> None:
         super().__init__(model)
-        self._request = compiled.create_infer_request()
+        self._compile_for, self._outputs = compile_for, outputs
+        self._requests = {"logits": compile_for("logits").create_infer_request()}
 
-    def run(self, crops_MHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+    @property
+    def has_score_maps(self) -> bool:
         """See `CropsNetwork`."""
-        found = self._request.infer({"crops": np.ascontiguousarray(crops_MHWC)}, share_inputs=True)["logits"]
+        return "score_maps" in self._outputs
+
+    def run(self, crops_MHWC: NDArray[np.uint8], output: str = "logits") -> NDArray[np.float32]:
+        """See `CropsNetwork`."""
+        if output not in self._requests:
+            self._requests[output] = self._compile_for(output).create_infer_request()
+        found = self._requests[output].infer({"crops": np.ascontiguousarray(crops_MHWC)}, share_inputs=True)[output]
         return np.array(found, dtype=np.float32)

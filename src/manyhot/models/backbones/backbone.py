@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from manyhot.errors import UserError
-from manyhot.models.geometry import Geometry, measure_geometry
+from manyhot.models.geometry import Geometry
+from manyhot.models.receptive import measure_geometry
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

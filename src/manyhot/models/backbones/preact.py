@@ -9,8 +9,8 @@ from torch import Tensor
 
 from manyhot.errors import UserError
 from manyhot.models.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, Features
-from manyhot.models.geometry import compose
 from manyhot.models.preact_resnet import PreActResNet, Stage, depth
+from manyhot.models.receptive import compose
 from manyhot.models.weights import Weights, load_weights, read_state_dict
 
 PREACT = "preact_resnet"

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from manyhot.errors import UserError, nearest
 from manyhot.models.backbones.backbone import IMAGENET_MEAN, IMAGENET_STD, MEASURED_ON, Backbone, Features
-from manyhot.models.geometry import Geometry, compose
+from manyhot.models.geometry import Geometry
+from manyhot.models.receptive import compose
 from manyhot.models.weights import Weights, downloading, load_weights, read_state_dict
 
 _geometries: dict[str, Callable[[Any], Geometry | None]] = {}

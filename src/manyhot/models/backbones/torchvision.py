@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from manyhot.errors import UserError, nearest
 from manyhot.models.backbones.backbone import Backbone, Features
-from manyhot.models.geometry import compose
+from manyhot.models.receptive import compose
 from manyhot.models.weights import Weights, downloading, load_weights, read_state_dict
 
 families: dict[str, Callable[[Any], Features]] = {}
