@@ -17,6 +17,8 @@ from typing import Any, NoReturn
 
 import pytest
 
+from manyhot.predictions import Predictions
+
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -123,3 +125,9 @@ def _absent(reason: str) -> NoReturn:
     if "browser" in os.environ.get("MANYHOT_REQUIRE", ""):
         pytest.fail(f"MANYHOT_REQUIRE asks for a browser, but {reason}")
     pytest.skip(reason)
+
+
+@pytest.fixture
+def predictions(gallery_run: Path) -> Predictions:
+    """The table of scores of `gallery_run`."""
+    return Predictions.load(gallery_run / "evaluation" / "val" / "predictions.parquet")

@@ -8,7 +8,6 @@ import json
 import re
 import signal
 import urllib.request
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,11 +22,6 @@ HOSTILE = "<img src=x onerror=alert(1)>"
 SHOWN = ".tile:not([hidden])"
 
 expect.set_options(timeout=30_000)  # on a busy machine the page is slower, not wrong
-
-
-@pytest.fixture
-def predictions(gallery_run: Path) -> Predictions:
-    return Predictions.load(gallery_run / "evaluation" / "val" / "predictions.parquet")
 
 
 def rows_in_sight(page: Page) -> list[int]:

@@ -23,11 +23,6 @@ SHOWN = ".tile:not([hidden])"
 HOSTILE = "<img src=x onerror=alert(1)>"
 
 
-@pytest.fixture
-def predictions(gallery_run: Path) -> Predictions:
-    return Predictions.load(gallery_run / "evaluation" / "val" / "predictions.parquet")
-
-
 def rows_in(page, box: str) -> list[int]:
     return [row for _, row in sorted(page.evaluate(
         f"[...document.querySelectorAll('{box} {SHOWN}')].map(t => [+t.dataset.index, +t.dataset.row])"
