@@ -191,7 +191,7 @@ def _run(
             done.add(number)
             scored: Scored | str = pickle.loads(row["scored"])  # noqa: S301 - from our own workers
             if isinstance(scored, str):
-                raise UserError(scored)
+                raise UserError(scored, remedy=AGAIN)
             yield number, scored
     assert done == set(parts), "a part did not come back"
 

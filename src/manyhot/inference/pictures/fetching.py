@@ -106,8 +106,7 @@ def fetch(address: str, row: int = WHOLE_FILE, column: str | None = None) -> byt
         except Exception as error:  # noqa: BLE001 - every filesystem has errors of its own
             if attempt + 1 == _ATTEMPTS:
                 what = f"cannot be fetched after {_ATTEMPTS} attempts ({error or type(error).__name__})."
-                remedy = "What is finished is kept: give the same command again to go on."
-                raise UserError(what, file=address, remedy=remedy) from None
+                raise UserError(what, file=address) from None
             time.sleep(_PAUSE_SECONDS * 3**attempt)
     raise AssertionError
 
