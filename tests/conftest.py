@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +129,33 @@ def trained(boxed: Manifest, tiny_recipe: Path, tmp_path_factory: pytest.TempPat
 def trained_run(trained: Path, tmp_path: Path) -> Path:
     """A copy of `trained` that a test may write to."""
     return Path(shutil.copytree(trained, tmp_path / "trained"))
+
+
+ABSENT = (
+    "torch", "torchvision", "timm", "scipy", "sklearn", "safetensors", "accelerate", "matplotlib", "jinja2",
+    "tensorboard", "filelock",
+)  # fmt: skip
+BARE = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {absent!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent())
+sys.argv = ["manyhot", *sys.argv[1:]]
+from manyhot.cli import main
+main()
+"""
+
+
+@pytest.fixture
+def bare_manyhot() -> Callable[..., list[str]]:
+    """The command `manyhot` where neither torch nor what stands on it is installed, nor the packages named."""
+
+    def command(*more: str) -> list[str]:
+        return [sys.executable, "-W", "error", "-c", BARE.format(absent={*ABSENT, *more})]
+
+    return command
 
 
 HOSTILE = "<img src=x onerror=alert(1)>"

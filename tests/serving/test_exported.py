@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import re
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -59,23 +58,11 @@ def test_an_exported_file_gives_the_scores_and_the_heat_of_its_run(
             assert heat(client, picture, name, "heat").std() > 0
 
 
-WITHOUT_TORCH = """
-import sys
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"torch", "torchvision", "timm", "scipy", "sklearn", "safetensors", "accelerate",
-                                      "matplotlib", "jinja2", "tensorboard", "filelock"}:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Absent())
-sys.argv = ["manyhot", *sys.argv[1:]]
-from manyhot.cli import main
-main()
-"""
-
-
-def test_a_server_of_an_exported_file_needs_no_torch(trained: Path, tiny_table: Path, tmp_path: Path) -> None:
+def test_a_server_of_an_exported_file_needs_no_torch(
+    trained: Path, tiny_table: Path, tmp_path: Path, bare_manyhot: Callable[..., list[str]]
+) -> None:
     path = export(trained, tmp_path / "model.onnx").path
-    command = [sys.executable, "-W", "error", "-c", WITHOUT_TORCH, "serve", str(path), "--port", "0"]
+    command = [*bare_manyhot(), "serve", str(path), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         found = re.search(r"http://\S+/", process.stdout.readline())
