@@ -34,7 +34,12 @@ class CropsNetwork:
 
     @abstractmethod
     def run(self, crops_MHWC: NDArray[np.uint8], output: str = "logits") -> NDArray[np.float32]:
-        """One output for crops, uint8 [M, H, W, 3], float32: see `manyhot.inference.exported.ExportedModel`."""
+        """One output for crops, uint8 [M, H, W, 3], in float32.
+
+        Arguments:
+            crops_MHWC: of one picture after the other.
+            output: "logits": [M, C], or a row for every picture where crops are joined; "score_maps": [M, C, h, w].
+        """
 
     def logits(self, group: CropGroup) -> NDArray[np.float32]:
         """float32 [n, C]."""

@@ -1,6 +1,6 @@
 """Which pictures are meant, by paths, lists, tables or addresses, and their way into memory."""
 
 from manyhot.inference.pictures.fetching import Fetched
-from manyhot.inference.pictures.listing import WHOLE_FILE, list_manifest, list_pictures
+from manyhot.inference.pictures.listing import list_manifest, list_pictures
 
-__all__ = ["WHOLE_FILE", "Fetched", "list_manifest", "list_pictures"]
+__all__ = ["Fetched", "list_manifest", "list_pictures"]
