@@ -11,7 +11,7 @@ from typing import IO, Literal, Self
 from pydantic import ValidationError
 
 from manyhot.errors import UserError
-from manyhot.inference.packages import require
+from manyhot.inference.openvino_core import openvino_core
 from manyhot.models.bundle_config import BundleConfig
 from manyhot.registry import explain
 
@@ -91,8 +91,7 @@ def _precision(text: str) -> Precision:
 
 
 def _openvino_metadata(path: Path) -> Mapping[str, str]:
-    openvino = require("openvino")
-    info = openvino.Core().read_model(path).get_rt_info()
+    info = openvino_core().read_model(path).get_rt_info()
     if "manyhot" not in info:
         raise KeyError("manyhot")
     return {name: str(getattr(value, "value", value)) for name, value in dict(info["manyhot"]).items()}

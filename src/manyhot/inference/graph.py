@@ -14,6 +14,7 @@ from manyhot.atomic import atomic_path, sync_folder
 from manyhot.data.crops import Scales
 from manyhot.data.preprocessing import Preprocessing
 from manyhot.inference.exported import PREFIX
+from manyhot.inference.openvino_core import openvino_core
 from manyhot.inference.packages import require
 from manyhot.models.classifier import Classifier
 from manyhot.models.exportable import CropsClassifier
@@ -68,8 +69,7 @@ def write_openvino(path: Path, source: Path, about: Mapping[str, str]) -> None:
     Raises:
         UserError: openvino is missing.
     """
-    openvino = require("openvino")
-    save_openvino(path, openvino.Core().read_model(source), about)
+    save_openvino(path, openvino_core().read_model(source), about)
 
 
 def save_openvino(path: Path, network: object, about: Mapping[str, str]) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from manyhot.atomic import atomic_path
 from manyhot.inference.exported import PREFIX
 from manyhot.inference.graph import quiet, save_openvino
+from manyhot.inference.openvino_core import openvino_core, signal_stack_kept
 from manyhot.inference.packages import require
 from manyhot.progress import track
 
@@ -43,10 +44,9 @@ def quantize(path: Path, source: Path, crops: Iterable[NDArray[np.uint8]], n: in
     """
     nncf = _nncf()
     onnx = require("onnx") if path.suffix == ".onnx" else None
-    network = (
-        onnx.shape_inference.infer_shapes(onnx.load(source)) if onnx else require("openvino").Core().read_model(source)
-    )
-    with quiet(), contextlib.redirect_stdout(io.StringIO()):
+    network = onnx.shape_inference.infer_shapes(onnx.load(source)) if onnx else openvino_core().read_model(source)
+    # NNCF makes Cores of its own.
+    with quiet(), contextlib.redirect_stdout(io.StringIO()), signal_stack_kept():
         network = nncf.quantize(
             network,
             nncf.Dataset(_Watched(crops, n), lambda one: {"crops": one}),

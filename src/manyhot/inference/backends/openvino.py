@@ -12,7 +12,7 @@ from manyhot.data.preprocessing import Preprocessing
 from manyhot.errors import UserError
 from manyhot.inference.backends.backend import Backend, Network, Trained, backends, cores
 from manyhot.inference.backends.crops import CropsNetwork, exported_file
-from manyhot.inference.packages import require
+from manyhot.inference.openvino_core import openvino_core
 
 
 @backends.register("openvino")
@@ -21,10 +21,9 @@ class OpenVino(Backend):
 
     def open(self, model: Trained, preprocessing: Preprocessing) -> Network:
         """The network, on `cpu` unless another device of OpenVINO is asked for, such as `gpu` or `npu`."""
-        openvino = require("openvino")
         path = exported_file(model, preprocessing)
         device = (self.device or "cpu").upper()
-        core = openvino.Core()
+        core = openvino_core()
         if device.partition(":")[0].partition(".")[0] not in {one.partition(".")[0] for one in core.available_devices}:
             known = ", ".join(one.lower() for one in core.available_devices)
             raise UserError(f"openvino has no device '{self.device}' here.", remedy=f"Known: {known}.")
