@@ -5,14 +5,16 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from manyhot.inference.packages import require
 
+_making = threading.Lock()
 
-@functools.cache
+
 def openvino_core() -> Any:
     """The one `openvino.Core` of this process, which any thread may use; it lives as long as the process.
 
@@ -25,6 +27,12 @@ def openvino_core() -> Any:
     Raises:
         UserError: openvino is not installed.
     """
+    with _making:
+        return _core()
+
+
+@functools.cache
+def _core() -> Any:
     return require("openvino").Core()
 
 
