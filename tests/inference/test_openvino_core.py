@@ -40,19 +40,14 @@ def other():
 
 """
 FIRST_ENDS_FIRST = "while networks:\n    del networks[0]\n    gc.collect()\n"
+OTHERS_OPENED = OTHERS + "with signal_stack_kept():\n    networks = [other(), other()]\n"
 ENDINGS = {
     "the first ends first": "networks = [used(), used()]\n" + FIRST_ENDS_FIRST,
     "in another thread": (
         "networks = [used()]\nthread = threading.Thread(target=networks.clear)\nthread.start()\nthread.join()\n"
     ),
-    "Cores of others, within": (
-        OTHERS
-        + "with signal_stack_kept():\n    networks = [other(), other()]\n"
-        + textwrap.indent(FIRST_ENDS_FIRST, "    ")
-    ),
-    "Cores of others, later": (
-        OTHERS + "with signal_stack_kept():\n    networks = [other(), other(), used()]\n" + FIRST_ENDS_FIRST
-    ),
+    "Cores of others, within": OTHERS_OPENED + textwrap.indent(FIRST_ENDS_FIRST, "    "),
+    "Cores of others, later": OTHERS_OPENED + FIRST_ENDS_FIRST,
 }
 
 
