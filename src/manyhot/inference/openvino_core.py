@@ -44,7 +44,13 @@ class _Stack(ctypes.Structure):
 
 @contextmanager
 def signal_stack_kept() -> Iterator[None]:
-    """At the end this thread takes signals on the stack it did before, whatever Cores were made by others meanwhile."""
+    """While open, others may make Cores in this thread: afterwards it takes signals on the stack that it did before.
+
+    Such Cores may end later, then without harm; see `openvino_core` for what they would do. Elsewhere than on Linux
+    nothing is done.
+
+    Source: sigaltstack(2).
+    """
     if not sys.platform.startswith("linux"):
         yield
         return
